@@ -1,0 +1,42 @@
+# Two commands do all the set-up on a fresh machine: make demo, make test.
+
+PYTHON ?= $(shell for p in python3 python3.11 python3.12; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/pip install --disable-pip-version-check -c constraints.txt
+
+.PHONY: help demo test test-slow lint clean
+
+help: ## show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+
+demo: $(VENV)/installed ## train, translate and score on the corpus this repository makes itself
+	@PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/grammar/demo.sh
+
+test: $(VENV)/installed-test ## run the test suite
+	$(BIN)/python -m pytest
+
+test-slow: $(VENV)/installed-test ## run the tests that take minutes
+	$(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/installed-test ## check the code with ruff
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+clean: ## remove the virtual environment and what the demo made
+	rm -rf $(VENV) demo
+
+$(VENV)/installed: setup.py constraints.txt
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or 3.12 found: install one, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@echo "Installing into $(VENV) with $(PYTHON). On Python 3.11 fairseq is built from source: about 3 minutes."
+	$(PYTHON) -m venv $(VENV)
+	$(INSTALL) torch numpy cython setuptools wheel ninja
+	# Built against the torch above: an isolated build would download a second one. With CUDA_HOME set, fairseq
+	# looks for sources that its package lacks.
+	env -u CUDA_HOME $(INSTALL) --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/installed-test: $(VENV)/installed
+	$(INSTALL) --no-build-isolation -e '.[test]'
+	@touch $@

@@ -1,0 +1,71 @@
+#!/usr/bin/env bash
+# The main job from raw text to BLEU on the grammar corpus, in a few minutes on a CPU; run by `make demo`.
+# Every command is printed before it runs. A second run reuses what the first one made.
+#
+#   examples/grammar/demo.sh [FOLDER]     FOLDER is where everything is written (default: demo)
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+out=${1:-demo}
+
+run() {
+    printf '\n$ %s\n' "$*" >&2
+    "$@"
+}
+
+# train_and_translate NAME OPTION...: trains $out/NAME and writes the translation of the test set beside it.
+train_and_translate() {
+    local name=$1
+    shift
+    run fairseq-train "$out/data-bin" --user-dir fairseq_resmlp --arch resmlp_tiny --share-all-embeddings "$@" \
+        --optimizer adagrad --lr 0.1 --lr-scheduler fixed --warmup-updates 300 --clip-norm 1.0 \
+        --criterion label_smoothed_cross_entropy --label-smoothing 0.1 \
+        --max-tokens 1000 --max-epoch 3 --no-epoch-checkpoints --seed 1 --cpu \
+        --save-dir "$out/$name" --log-interval 100
+    run fairseq-generate "$out/data-bin" --user-dir fairseq_resmlp --path "$out/$name/checkpoint_best.pt" \
+        --beam 4 --remove-bpe sentencepiece --max-tokens 4000 --cpu --results-path "$out/$name"
+    # Lines H-<sentence> <score> <translation>, longest sentences first: back into the order of the test set
+    run bash -c "grep ^H- $out/$name/generate-test.txt | sed s/^H-// | sort -n | cut -f3 > $out/$name/test.hyp.de"
+}
+
+mkdir -p "$out"
+if [ ! -d "$out/data-bin" ]; then
+    run python examples/grammar/make_corpus.py "$out/raw"
+    run fairseq-resmlp spm-train "$out"/raw/train.en "$out"/raw/train.de --model "$out/spm.model" --vocab-size 1000
+    run fairseq-resmlp spm-encode "$out"/raw/{train,valid,test}.{en,de} --model "$out/spm.model" --out-dir "$out/pieces"
+    rm -rf "$out/data-bin.part"
+    run fairseq-preprocess -s en -t de --trainpref "$out/pieces/train" --validpref "$out/pieces/valid" \
+        --testpref "$out/pieces/test" --joined-dictionary --destdir "$out/data-bin.part" --workers 2
+    mv "$out/data-bin.part" "$out/data-bin"
+fi
+
+train_and_translate linear
+# The same budget with A = 0: tokens see each other only through cross-attention.
+train_and_translate none --token-mixing none
+
+# A model folder for Python: ResMLPModel.from_pretrained
+mkdir -p "$out/model"
+cp "$out/linear/checkpoint_best.pt" "$out/model/model.pt"
+cp "$out"/data-bin/dict.{en,de}.txt "$out/model"
+cp "$out/spm.model" "$out/model/sentencepiece.bpe.model"
+
+echo
+echo "Five of the 500 test sentences:"
+paste -d '\n' "$out/raw/test.en" "$out/linear/test.hyp.de" "$out/raw/test.de" | head -15 |
+    awk '{ split("source translation reference", name, " "); printf "%s%-12s %s\n", NR % 3 == 1 ? "\n" : "", name[(NR - 1) % 3 + 1], $0 }'
+echo
+echo "With token mixing:"
+run sacrebleu "$out/raw/test.de" -i "$out/linear/test.hyp.de" -f text
+echo
+echo "Without it (--token-mixing none):"
+run sacrebleu "$out/raw/test.de" -i "$out/none/test.hyp.de" -f text
+cat <<END
+
+Where everything lies:
+  $out/raw                     the corpus, raw text
+  $out/spm.model               SentencePiece model, and its output in $out/pieces
+  $out/data-bin                what fairseq-preprocess made of it
+  $out/linear, $out/none         checkpoints, fairseq-generate's output, translations
+  $out/model                   a folder to translate with:
+
+python -c "from fairseq_resmlp import ResMLPModel; print(ResMLPModel.from_pretrained('$out/model').translate(['The old king sees a small dog.']))"
+END

@@ -1,0 +1,227 @@
+"""The registered model `resmlp`, its options and its named architectures."""
+
+import os
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Dict, List, Optional, Tuple
+
+import torch
+from fairseq.dataclass import ChoiceEnum, FairseqDataclass
+from fairseq.models import FairseqEncoderDecoderModel, register_model, register_model_architecture
+from fairseq.models.transformer import Embedding
+from torch import Tensor
+
+from .errors import InputError
+from .resmlp import TOKEN_MIXING, ResMLPDecoder, ResMLPEncoder
+
+
+@dataclass
+class ResMLPConfig(FairseqDataclass):
+    """Options of the model; the defaults are those of `resmlp_base`.
+
+    One flat dataclass, because fairseq's --arch cannot build nested ones.
+    """
+
+    encoder_embed_dim: int = field(default=512, metadata={"help": "channels d of the encoder"})
+    encoder_ffn_embed_dim: int = field(
+        default=2048, metadata={"help": "hidden size of the encoder's feed-forward layers (rows of B)"}
+    )
+    encoder_layers: int = field(default=6, metadata={"help": "number of encoder layers"})
+    encoder_max_positions: int = field(
+        default=256,
+        metadata={"help": "N of the encoder: its mixing matrices A are N x N, longer sources are refused"},
+    )
+    decoder_embed_dim: int = field(default=512, metadata={"help": "channels d of the decoder"})
+    decoder_ffn_embed_dim: int = field(
+        default=2048, metadata={"help": "hidden size of the decoder's feed-forward layers (rows of B)"}
+    )
+    decoder_layers: int = field(default=6, metadata={"help": "number of decoder layers"})
+    decoder_max_positions: int = field(
+        default=256,
+        metadata={"help": "N of the decoder: its lower-triangular A are N x N, longer targets are refused"},
+    )
+    decoder_attention_heads: int = field(
+        default=8, metadata={"help": "heads of the cross-attention; a divisor of the decoder's channels"}
+    )
+    token_mixing: ChoiceEnum(list(TOKEN_MIXING)) = field(
+        default="linear",
+        metadata={"help": "how a sentence's tokens see each other: linear is the paper's A, none is A = 0"},
+    )
+    dropout: float = field(
+        default=0.1, metadata={"help": "dropout on the embeddings and at the end of each residual branch"}
+    )
+    attention_dropout: float = field(default=0.0, metadata={"help": "dropout on cross-attention weights"})
+    activation_dropout: float = field(
+        default=0.0, metadata={"help": "dropout after the GELU of the feed-forward layers"}
+    )
+    share_decoder_input_output_embed: bool = field(
+        default=False, metadata={"help": "tie the output layer to the target embeddings"}
+    )
+    share_all_embeddings: bool = field(
+        default=False,
+        metadata={"help": "tie source and target embeddings and the output layer; needs a joined dictionary"},
+    )
+
+
+# What each named architecture changes in ResMLPConfig. The paper gives d 512, hidden 2048, 6 or 12
+# layers, dropout 0.15 (En-De) and 0.1 (En-Fr); docs/model.md says where the rest comes from.
+ARCHITECTURES: Dict[str, Dict[str, object]] = {
+    "resmlp_base": {},
+    "resmlp_base_12": {"encoder_layers": 12, "decoder_layers": 12},
+    "resmlp_wmt_en_de": {"dropout": 0.15},
+    "resmlp_wmt_en_de_12": {"dropout": 0.15, "encoder_layers": 12, "decoder_layers": 12},
+    "resmlp_wmt_en_fr": {"dropout": 0.1},
+    "resmlp_wmt_en_fr_12": {"dropout": 0.1, "encoder_layers": 12, "decoder_layers": 12},
+    "resmlp_iwslt_de_en": {
+        "encoder_ffn_embed_dim": 1024,
+        "decoder_ffn_embed_dim": 1024,
+        "decoder_attention_heads": 4,
+        "dropout": 0.3,
+    },
+    "resmlp_tiny": {
+        "encoder_embed_dim": 128,
+        "encoder_ffn_embed_dim": 512,
+        "encoder_layers": 2,
+        "decoder_embed_dim": 128,
+        "decoder_ffn_embed_dim": 512,
+        "decoder_layers": 2,
+        "decoder_attention_heads": 4,
+        "dropout": 0.0,
+    },
+}
+
+
+@register_model("resmlp", dataclass=ResMLPConfig)
+class ResMLPModel(FairseqEncoderDecoderModel):
+    """Sequence-to-sequence ResMLP, arXiv 2105.03404 section 3.6.
+
+    Use it by `fairseq-train --user-dir fairseq_resmlp --arch resmlp_base`, or a trained one from Python:
+
+        >>> model = ResMLPModel.from_pretrained("model")  # doctest: +SKIP
+        >>> model.translate(["Hello"])  # doctest: +SKIP
+    """
+
+    @classmethod
+    def add_args(cls, parser) -> None:
+        """Add the options, each with its default in every architecture that changes it, to --help."""
+        super().add_args(parser)
+        for action in parser._group_actions:
+            action.help = f"{action.help} ({_defaults(action.dest)})"
+
+    @classmethod
+    def build_model(cls, cfg: ResMLPConfig, task) -> "ResMLPModel":
+        """Build the model for a translation task.
+
+        Raises:
+            InputError: options that contradict each other or the task's dictionaries
+        """
+        _check(cfg, task)
+        decoder_embed = Embedding(len(task.target_dictionary), cfg.decoder_embed_dim, task.target_dictionary.pad())
+        if cfg.share_all_embeddings:
+            cfg.share_decoder_input_output_embed = True
+            encoder_embed = decoder_embed
+        else:
+            source = task.source_dictionary
+            encoder_embed = Embedding(len(source), cfg.encoder_embed_dim, source.pad())
+        return cls(
+            ResMLPEncoder(cfg, task.source_dictionary, encoder_embed),
+            ResMLPDecoder(cfg, task.target_dictionary, decoder_embed),
+        )
+
+    # Like the base class's forward, without **kwargs, which TorchScript does not take.
+    def forward(self, src_tokens: Tensor, src_lengths: Optional[Tensor], prev_output_tokens: Tensor):
+        """Logits of every target position given the earlier ones (teacher forcing).
+
+        Args:
+            src_tokens (LongTensor): B x S, padded on either side
+            src_lengths (LongTensor): B
+            prev_output_tokens (LongTensor): B x T, the target shifted right, padded on the right
+
+        Returns:
+            (B x T x V logits, dict with the attention), as `ResMLPDecoder.forward`
+
+        Raises:
+            InputError: S or T is larger than N
+        """
+        return self.decoder(prev_output_tokens, self.encoder(src_tokens, src_lengths))
+
+    # The base class's method calls super(), which TorchScript does not take.
+    @torch.jit.export
+    def get_normalized_probs(
+        self,
+        net_output: Tuple[Tensor, Optional[Dict[str, List[Optional[Tensor]]]]],
+        log_probs: bool,
+        sample: Optional[Dict[str, Tensor]] = None,
+    ):
+        """(Log-)probabilities over the dictionary of what `forward` returned."""
+        return self.get_normalized_probs_scriptable(net_output, log_probs, sample)
+
+    @classmethod
+    def from_pretrained(cls, model_name_or_path, checkpoint_file="model.pt", data_name_or_path=".", **kwargs):
+        """Load a model folder for translation in Python.
+
+        The folder follows fairseq's hub conventions: `model.pt`, `dict.SRC.txt`, `dict.TGT.txt` and, for
+        raw text, `sentencepiece.bpe.model`.
+
+        Args:
+            model_name_or_path (str): the folder
+            checkpoint_file (str): file in it; several joined by ":" make an ensemble
+            data_name_or_path (str): where the dictionaries are, relative to the folder if it starts with "."
+            kwargs: overrides of the training options, such as `encoder_max_positions=512`
+
+        Returns:
+            ~fairseq.hub_utils.GeneratorHubInterface: with `.translate(["Hello"], beam=4)`
+
+        Raises:
+            InputError: a file is missing
+        """
+        folder = str(model_name_or_path)
+        for file in checkpoint_file.split(os.pathsep):
+            if not os.path.isfile(os.path.join(folder, file)):
+                raise InputError(f"no checkpoint {file} in {folder}: name another with checkpoint_file=")
+        if os.path.isfile(os.path.join(folder, "sentencepiece.bpe.model")):
+            kwargs.setdefault("bpe", "sentencepiece")
+        return super().from_pretrained(folder, checkpoint_file, data_name_or_path, **kwargs)
+
+
+def _check(cfg: ResMLPConfig, task) -> None:
+    """Raise InputError for options that cannot work, naming them."""
+    if cfg.decoder_embed_dim % cfg.decoder_attention_heads:
+        raise InputError(
+            f"--decoder-embed-dim {cfg.decoder_embed_dim} is not a multiple of "
+            f"--decoder-attention-heads {cfg.decoder_attention_heads}"
+        )
+    if cfg.share_all_embeddings and task.source_dictionary != task.target_dictionary:
+        raise InputError(
+            "--share-all-embeddings needs one dictionary for both languages: run fairseq-preprocess with "
+            "--joined-dictionary"
+        )
+    if cfg.share_all_embeddings and cfg.encoder_embed_dim != cfg.decoder_embed_dim:
+        raise InputError(
+            f"--share-all-embeddings needs --encoder-embed-dim {cfg.encoder_embed_dim} equal to "
+            f"--decoder-embed-dim {cfg.decoder_embed_dim}"
+        )
+    if getattr(task.cfg, "left_pad_target", False):
+        raise InputError(
+            "--left-pad-target is not supported: row t of A belongs to the t-th target position, so leave it out"
+        )
+
+
+def _defaults(name: str) -> str:
+    """'default: 6; 12 in resmlp_base_12, ...' for one option."""
+    base = {f.name: f.default for f in fields(ResMLPConfig) if f.default is not MISSING}[name]
+    others: Dict[object, List[str]] = {}
+    for arch, changes in ARCHITECTURES.items():
+        if changes.get(name, base) != base:
+            others.setdefault(changes[name], []).append(arch)
+    return "; ".join([f"default: {base}"] + [f"{value} in {', '.join(archs)}" for value, archs in others.items()])
+
+
+def _register(arch: str, changes: Dict[str, object]) -> None:
+    @register_model_architecture("resmlp", arch)
+    def apply(args) -> None:
+        for name, value in changes.items():
+            setattr(args, name, getattr(args, name, value))
+
+
+for _arch, _changes in ARCHITECTURES.items():
+    _register(_arch, _changes)

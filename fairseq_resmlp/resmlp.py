@@ -1,0 +1,375 @@
+"""Sequence-to-sequence ResMLP: token mixing in place of self-attention.
+
+Paper: Touvron et al., "ResMLP: Feedforward networks for image classification with data-efficient
+training", https://arxiv.org/abs/2105.03404, equations (1) to (3) and section 3.6 (machine translation).
+
+Dimensions, written after the lines that change them:
+
+    T   positions of the longest sentence in the batch (S on the source side where both occur)
+    B   sentences in the batch (times the beam size in beam search)
+    d   channels: the embedding dimension
+    N   the largest T a model can take: its matrices A are N x N
+    V   entries of the dictionary
+
+Activations are time first, T x B x d, so that mixing is one plain matrix product,
+A[:T, :T] times x seen as T x (B d), without a transpose.
+"""
+
+from typing import Dict, List, Optional, Tuple
+
+import torch
+from fairseq.incremental_decoding_utils import with_incremental_state
+from fairseq.models import FairseqEncoder, FairseqIncrementalDecoder
+from fairseq.models.transformer import Linear
+from fairseq.modules import FairseqDropout, MultiheadAttention
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .errors import check_length
+
+IncrementalState = Dict[str, Dict[str, Optional[Tensor]]]
+EncoderOut = Dict[str, List[Tensor]]
+
+POST_ALPHA = 0.2  # the paper's initial LayerScale in translation, section 3.6
+
+
+class Aff(nn.Module):
+    """Aff(x) = alpha * x + beta, one alpha and beta a channel: equation (1).
+
+    Shape: (..., d) to (..., d).
+    """
+
+    def __init__(self, d: int, alpha: float = 1.0):
+        super().__init__()
+        self.alpha = nn.Parameter(torch.full((d,), alpha))
+        self.beta = nn.Parameter(torch.zeros(d))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.addcmul(self.beta, self.alpha, x)
+
+
+@with_incremental_state
+class LinearMixing(nn.Module):
+    """A linear layer across tokens, the same for every channel: y = A x + b, the inside of equation (2).
+
+    A (N x N) is cut to the T positions at hand; `causal` keeps it lower-triangular by cutting in the
+    forward pass, so that the entries above the diagonal start at zero, get a zero gradient and stay zero.
+
+    A and b start at zero: entries that training never visits add nothing to a longer sentence.
+
+    Shape: x is T x B x d and so is the result. With an incremental state x holds only the newest
+    positions, the earlier ones come from the cache (one d-vector a position), and row t of A is applied.
+    """
+
+    def __init__(self, N: int, causal: bool):
+        super().__init__()
+        self.causal = causal
+        self.A = nn.Parameter(torch.zeros(N, N))
+        self.b = nn.Parameter(torch.zeros(N))
+
+    def forward(self, x: Tensor, incremental_state: Optional[IncrementalState] = None) -> Tensor:
+        new, B, d = x.shape
+        if incremental_state is not None:
+            state = self.get_incremental_state(incremental_state, "mixing")
+            if state is not None:
+                past = state["x"]
+                assert past is not None
+                x = torch.cat([past, x])
+            cache: Dict[str, Optional[Tensor]] = {"x": x}  # TorchScript infers no Optional
+            self.set_incremental_state(incremental_state, "mixing", cache)
+        T = x.size(0)
+        first = T - new
+        A = self.A[first:T, :T]  # new x T
+        if self.causal:
+            A = A.tril(first)
+        return torch.addmm(self.b[first:T, None], A, x.reshape(T, B * d)).view(new, B, d)
+
+    @torch.jit.export
+    def reorder_incremental_state(
+        self, incremental_state: IncrementalState, new_order: Tensor
+    ) -> Optional[IncrementalState]:
+        """Let every hypothesis in the batch go on from the cache of the one it extends."""
+        state = self.get_incremental_state(incremental_state, "mixing")
+        if state is not None:
+            past = state["x"]
+            assert past is not None
+            state["x"] = past.index_select(1, new_order)
+            self.set_incremental_state(incremental_state, "mixing", state)
+        return incremental_state
+
+    def upgrade_state_dict_named(self, state_dict: Dict[str, Tensor], name: str) -> None:
+        """Fit a checkpoint trained with another N: cut it down, or fill up with harmless zeros."""
+        N = self.b.numel()
+        A, b = state_dict.get(f"{name}.A"), state_dict.get(f"{name}.b")
+        if A is None or b is None:
+            return
+        n = min(N, b.numel())
+        fitted_A, fitted_b = A.new_zeros(N, N), b.new_zeros(N)
+        fitted_A[:n, :n], fitted_b[:n] = A[:n, :n], b[:n]
+        state_dict[f"{name}.A"] = fitted_A.tril() if self.causal else fitted_A
+        state_dict[f"{name}.b"] = fitted_b
+
+
+class NoMixing(nn.Module):
+    """A = 0 and b = 0: tokens never see each other outside cross-attention. The baseline of the ablation."""
+
+    def __init__(self, N: int, causal: bool):
+        super().__init__()
+
+    def forward(self, x: Tensor, incremental_state: Optional[IncrementalState] = None) -> Tensor:
+        return torch.zeros_like(x)
+
+
+TOKEN_MIXING = {"linear": LinearMixing, "none": NoMixing}
+
+
+class FeedForward(nn.Module):
+    """C GELU(B x), the inside of equation (3). Shape: (..., d) to (..., d)."""
+
+    def __init__(self, d: int, hidden: int, activation_dropout: float):
+        super().__init__()
+        self.B = Linear(d, hidden)
+        self.C = Linear(hidden, d)
+        self.activation_dropout = FairseqDropout(activation_dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.C(self.activation_dropout(F.gelu(self.B(x))))
+
+
+class ResMLPEncoderLayer(nn.Module):
+    """Equations (2) and (3): mixing of tokens, then of channels.
+
+    Shape: x is T x B x d, keep is T x B x 1 with 1 at tokens and 0 at padding; the result is T x B x d.
+    """
+
+    def __init__(self, cfg):
+        super().__init__()
+        d = cfg.encoder_embed_dim
+        self.mixing_pre, self.mixing_post = Aff(d), Aff(d, POST_ALPHA)
+        self.mixing = TOKEN_MIXING[cfg.token_mixing](cfg.encoder_max_positions, causal=False)
+        self.ffn_pre, self.ffn_post = Aff(d), Aff(d, POST_ALPHA)
+        self.ffn = FeedForward(d, cfg.encoder_ffn_embed_dim, cfg.activation_dropout)
+        self.dropout = FairseqDropout(cfg.dropout)
+
+    def forward(self, x: Tensor, keep: Tensor) -> Tensor:
+        # Every Aff's beta makes padding non-zero again, hence the mask before each mixing.
+        x = x + self.dropout(self.mixing_post(self.mixing(self.mixing_pre(x) * keep)))
+        return x + self.dropout(self.ffn_post(self.ffn(self.ffn_pre(x))))
+
+
+class ResMLPDecoderLayer(nn.Module):
+    """Causal mixing of tokens, cross-attention to the encoder's output, mixing of channels (section 3.6).
+
+    Padding needs no mask here: it stands on the right, where no earlier position can see it.
+
+    Shape: x is T x B x d, encoder_out S x B x d, encoder_padding_mask B x S; the result is T x B x d
+    and, if `need_attn`, the attention averaged over heads, B x T x S.
+    """
+
+    def __init__(self, cfg):
+        super().__init__()
+        d = cfg.decoder_embed_dim
+        self.mixing_pre, self.mixing_post = Aff(d), Aff(d, POST_ALPHA)
+        self.mixing = TOKEN_MIXING[cfg.token_mixing](cfg.decoder_max_positions, causal=True)
+        self.attention_pre, self.attention_post = Aff(d), Aff(d, POST_ALPHA)
+        self.attention = MultiheadAttention(
+            d,
+            cfg.decoder_attention_heads,
+            kdim=cfg.encoder_embed_dim,
+            vdim=cfg.encoder_embed_dim,
+            dropout=cfg.attention_dropout,
+            encoder_decoder_attention=True,
+        )
+        self.ffn_pre, self.ffn_post = Aff(d), Aff(d, POST_ALPHA)
+        self.ffn = FeedForward(d, cfg.decoder_ffn_embed_dim, cfg.activation_dropout)
+        self.dropout = FairseqDropout(cfg.dropout)
+
+    def forward(
+        self,
+        x: Tensor,
+        encoder_out: Tensor,
+        encoder_padding_mask: Tensor,
+        incremental_state: Optional[IncrementalState],
+        need_attn: bool,
+    ) -> Tuple[Tensor, Optional[Tensor]]:
+        x = x + self.dropout(self.mixing_post(self.mixing(self.mixing_pre(x), incremental_state)))
+        h, attn = self.attention(
+            query=self.attention_pre(x),
+            key=encoder_out,
+            value=encoder_out,
+            key_padding_mask=encoder_padding_mask,
+            incremental_state=incremental_state,
+            static_kv=True,
+            need_weights=need_attn,
+        )
+        x = x + self.dropout(self.attention_post(h))
+        return x + self.dropout(self.ffn_post(self.ffn(self.ffn_pre(x)))), attn
+
+
+def roll_rows(x: Tensor, shift: Tensor) -> Tensor:
+    """Turn the last dimension of each batch row to the left by that row's shift.
+
+    Shape: x is B x T or B x M x T, shift is B (whole numbers, negative to turn right); the result is as x.
+    """
+    T = x.size(-1)
+    shift = shift.view([-1] + [1] * (x.dim() - 1))
+    index = (torch.arange(T, device=x.device) + shift) % T
+    return x.gather(-1, index.expand_as(x))
+
+
+class ResMLPEncoder(FairseqEncoder):
+    """Embedding, L encoder layers and a final Aff.
+
+    The embedding is not multiplied by sqrt(d) as in the Transformer: no LayerNorm would undo that, a tied
+    output layer would give the previous word a logit of about sqrt(d), and training would start at a
+    multiple of log V (docs/model.md has the measurement).
+
+    Args:
+        cfg (ResMLPConfig): see `fairseq_resmlp.model`
+        dictionary (~fairseq.data.Dictionary): source dictionary
+        embed_tokens (torch.nn.Embedding): V x d
+    """
+
+    def __init__(self, cfg, dictionary, embed_tokens: nn.Embedding):
+        super().__init__(dictionary)
+        d = cfg.encoder_embed_dim
+        self.N = cfg.encoder_max_positions
+        self.padding_idx: int = dictionary.pad()
+        self.embed_tokens = embed_tokens
+        self.dropout = FairseqDropout(cfg.dropout)
+        self.layers = nn.ModuleList([ResMLPEncoderLayer(cfg) for _ in range(cfg.encoder_layers)])
+        self.final = Aff(d)
+
+    def forward(self, src_tokens: Tensor, src_lengths: Optional[Tensor] = None) -> EncoderOut:
+        """Encode sentences padded on either side.
+
+        Position i of a sentence is row i of A whatever stands beside it, so padding is turned to the
+        right first; `left_padding` remembers by how much, for attention maps over the given tokens.
+
+        Args:
+            src_tokens (LongTensor): B x S
+            src_lengths (LongTensor): B, unused
+
+        Returns:
+            dict of one-element lists: `encoder_out` S x B x d and `encoder_padding_mask` B x S (true at
+            padding), both padded on the right, and `left_padding` B.
+
+        Raises:
+            InputError: S > N
+        """
+        check_length(src_tokens.size(1), self.N, "source", "encoder")
+        left_padding = src_tokens.eq(self.padding_idx).long().cumprod(1).sum(1)
+        src_tokens = roll_rows(src_tokens, left_padding)
+        padding_mask = src_tokens.eq(self.padding_idx)
+        x = self.dropout(self.embed_tokens(src_tokens)).transpose(0, 1)  # S x B x d
+        keep = (~padding_mask).t().unsqueeze(-1).type_as(x)  # S x B x 1
+        for layer in self.layers:
+            x = layer(x, keep)
+        return {
+            "encoder_out": [self.final(x)],
+            "encoder_padding_mask": [padding_mask],
+            "left_padding": [left_padding],
+        }
+
+    @torch.jit.export
+    def reorder_encoder_out(self, encoder_out: EncoderOut, new_order: Tensor) -> EncoderOut:
+        """Select batch entries `new_order` (LongTensor) of what `forward` returned."""
+        return {
+            "encoder_out": [encoder_out["encoder_out"][0].index_select(1, new_order)],
+            "encoder_padding_mask": [encoder_out["encoder_padding_mask"][0].index_select(0, new_order)],
+            "left_padding": [encoder_out["left_padding"][0].index_select(0, new_order)],
+        }
+
+    def max_positions(self) -> int:
+        """N: the longest source, in pieces, with its end-of-sentence mark."""
+        return self.N
+
+
+class ResMLPDecoder(FairseqIncrementalDecoder):
+    """Embedding, L decoder layers, a final Aff and the output layer.
+
+    Args:
+        cfg (ResMLPConfig): see `fairseq_resmlp.model`
+        dictionary (~fairseq.data.Dictionary): target dictionary
+        embed_tokens (torch.nn.Embedding): V x d
+    """
+
+    def __init__(self, cfg, dictionary, embed_tokens: nn.Embedding):
+        super().__init__(dictionary)
+        d = cfg.decoder_embed_dim
+        self.N = cfg.decoder_max_positions
+        self.embed_tokens = embed_tokens
+        self.dropout = FairseqDropout(cfg.dropout)
+        self.layers = nn.ModuleList([ResMLPDecoderLayer(cfg) for _ in range(cfg.decoder_layers)])
+        self.final = Aff(d)
+        self.output_projection = nn.Linear(d, len(dictionary), bias=False)
+        if cfg.share_decoder_input_output_embed:
+            self.output_projection.weight = embed_tokens.weight
+        else:
+            nn.init.normal_(self.output_projection.weight, mean=0, std=d**-0.5)
+        self.need_attn = True
+
+    def forward(
+        self,
+        prev_output_tokens: Tensor,
+        encoder_out: Optional[EncoderOut],
+        incremental_state: Optional[IncrementalState] = None,
+        features_only: bool = False,
+    ) -> Tuple[Tensor, Dict[str, List[Optional[Tensor]]]]:
+        """
+        Args:
+            prev_output_tokens (LongTensor): B x T, padded on the right
+            encoder_out: what the encoder returned
+            incremental_state: cache of incremental decoding; only the last token is then computed
+            features_only (bool): stop before the output layer
+
+        Returns:
+            B x T x V logits (or B x T x d features; T is 1 with an incremental state), and a dict whose
+            `attn` holds the last layer's attention averaged over heads, B x T x S over the source as it
+            was given to the encoder, or None in training.
+
+        Raises:
+            InputError: T > N
+        """
+        check_length(prev_output_tokens.size(1), self.N, "target", "decoder")
+        assert encoder_out is not None  # fairseq's generator declares it optional
+        if incremental_state is not None:
+            prev_output_tokens = prev_output_tokens[:, -1:]
+        x = self.dropout(self.embed_tokens(prev_output_tokens)).transpose(0, 1)  # T x B x d
+        need_attn = self.need_attn and not self.training
+        attn: Optional[Tensor] = None
+        for i, layer in enumerate(self.layers):
+            x, attn = layer(
+                x,
+                encoder_out["encoder_out"][0],
+                encoder_out["encoder_padding_mask"][0],
+                incremental_state,
+                need_attn and i == len(self.layers) - 1,
+            )
+        if attn is not None:
+            attn = roll_rows(attn, -encoder_out["left_padding"][0])
+        x = self.final(x).transpose(0, 1)  # B x T x d
+        if not features_only:
+            x = self.output_layer(x)
+        return x, {"attn": [attn]}
+
+    def extract_features(
+        self,
+        prev_output_tokens: Tensor,
+        encoder_out: Optional[EncoderOut],
+        incremental_state: Optional[IncrementalState] = None,
+    ) -> Tuple[Tensor, Dict[str, List[Optional[Tensor]]]]:
+        """`forward` without the output layer."""
+        return self.forward(prev_output_tokens, encoder_out, incremental_state, features_only=True)
+
+    def output_layer(self, features: Tensor) -> Tensor:
+        """(..., d) features to (..., V) logits."""
+        return self.output_projection(features)
+
+    def max_positions(self) -> int:
+        """N: the longest target, in pieces, with its end-of-sentence mark."""
+        return self.N
+
+    def make_generation_fast_(self, need_attn: bool = False, **kwargs) -> None:
+        """Called by fairseq-generate: leave the attention maps out where nobody asked for them."""
+        self.need_attn = need_attn

@@ -1,0 +1,30 @@
+"""Packaging of fairseq-resmlp; tools are configured in pyproject.toml."""
+
+import re
+from pathlib import Path
+
+from setuptools import setup
+
+HERE = Path(__file__).parent
+
+setup(
+    name="fairseq-resmlp",
+    version=re.search(r'__version__ = "(.+)"', (HERE / "fairseq_resmlp" / "__init__.py").read_text())[1],
+    description="fairseq plugin: machine translation with sequence-to-sequence ResMLP",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    packages=["fairseq_resmlp"],
+    python_requires=">=3.8,<3.13",
+    install_requires=[
+        # The last official fairseq does not import on Python 3.11; fairseq-fixed is its main branch, mended.
+        'fairseq==0.12.2; python_version < "3.11"',
+        'fairseq-fixed==0.12.3.1; python_version >= "3.11"',
+        "torch>=2.4",
+        "click>=8",
+        "sacrebleu>=2.3",
+        "sentencepiece>=0.1.99",
+    ],
+    extras_require={"test": ["pytest>=7", "ruff"]},
+    entry_points={"console_scripts": ["fairseq-resmlp = fairseq_resmlp.cli:main"]},
+)

@@ -1,0 +1,158 @@
+"""Shared fixtures: a tiny model, a tiny corpus of made words, fairseq's commands in subprocesses."""
+
+import argparse
+import importlib.util
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from fairseq.data import Dictionary, LanguagePairDataset
+from fairseq.tasks.translation import TranslationConfig, TranslationTask
+
+import fairseq_resmlp  # noqa: F401  mends fairseq
+from fairseq_resmlp.model import ResMLPConfig, ResMLPModel
+
+ROOT = Path(__file__).resolve().parents[1]
+PLUGIN = ROOT / "fairseq_resmlp"
+
+torch.set_num_threads(2)
+
+
+def make_dictionary(words=40):
+    """A dictionary of `words` made words after fairseq's four special entries."""
+    dictionary = Dictionary()
+    for i in range(words):
+        dictionary.add_symbol(f"w{i}")
+    return dictionary
+
+
+def make_task(words=40, **cfg):
+    """A translation task over one shared dictionary, without data."""
+    dictionary = make_dictionary(words)
+    return TranslationTask(TranslationConfig(source_lang="a", target_lang="b", **cfg), dictionary, dictionary)
+
+
+TINY = {
+    "encoder_embed_dim": 16,
+    "encoder_ffn_embed_dim": 32,
+    "encoder_layers": 2,
+    "encoder_max_positions": 24,
+    "decoder_embed_dim": 16,
+    "decoder_ffn_embed_dim": 32,
+    "decoder_layers": 2,
+    "decoder_max_positions": 24,
+    "decoder_attention_heads": 2,
+    "dropout": 0.0,
+}
+
+
+def make_model(task=None, seed=1, randomise=True, **options):
+    """A tiny model in evaluation mode; `randomise` moves every parameter off its initial value.
+
+    Zero matrices and unit scales would let a wrong formula pass.
+    """
+    torch.manual_seed(seed)
+    model = ResMLPModel.build_model(ResMLPConfig(**{**TINY, **options}), task or make_task()).eval()
+    if randomise:
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if "embed_tokens" not in name:
+                    parameter.add_(0.1 * torch.randn_like(parameter))
+    return model
+
+
+def make_sentences(count, longest=12, words=40, seed=0):
+    """Token tensors, each closed by the end-of-sentence mark."""
+    rng = random.Random(seed)
+    return [
+        torch.tensor([4 + rng.randrange(words) for _ in range(rng.randint(1, longest))] + [2]) for _ in range(count)
+    ]
+
+
+def make_batch(sources, targets, left_pad_source=True, pad_to_length=None):
+    """fairseq's own collated batch."""
+    dictionary = make_dictionary()
+    dataset = LanguagePairDataset(
+        sources,
+        [len(s) for s in sources],
+        dictionary,
+        targets,
+        [len(t) for t in targets],
+        dictionary,
+        left_pad_source=left_pad_source,
+        shuffle=False,
+    )
+    return dataset.collater([dataset[i] for i in range(len(sources))], pad_to_length=pad_to_length)
+
+
+def load_script(path):
+    """Import a script of the repository that is not in a package."""
+    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def run(*command, check=True, stdin=None, cwd=None, env=None):
+    """Run a command as a user would; the result has .stdout and .stderr. Fails the test if the command fails."""
+    done = subprocess.run(
+        [str(part) for part in command],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        cwd=cwd,
+        env={**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", **(env or {})},
+    )
+    if check and done.returncode != 0:
+        pytest.fail(f"{' '.join(map(str, command))}\nexit {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}")
+    return done
+
+
+def train_options(data_bin, save_dir):
+    """The options of a short training run of a tiny model on the CPU."""
+    sizes = [f"--{name.replace('_', '-')}={value}" for name, value in TINY.items()]
+    return [
+        data_bin,
+        *("--user-dir", PLUGIN, "--arch", "resmlp_tiny", *sizes, "--share-all-embeddings"),
+        *("--optimizer", "adagrad", "--lr", "0.05", "--lr-scheduler", "fixed", "--warmup-updates", "20"),
+        *("--criterion", "label_smoothed_cross_entropy", "--label-smoothing", "0.1", "--max-tokens", "400"),
+        *("--cpu", "--seed", "1", "--num-workers", "0", "--save-dir", save_dir, "--log-format", "simple"),
+    ]
+
+
+@pytest.fixture(scope="session")
+def toy(tmp_path_factory):
+    """A copying corpus with an empty line, preprocessed: folder with raw files and data-bin."""
+    folder = tmp_path_factory.mktemp("toy")
+    rng = random.Random(3)
+    for split, count in (("train", 300), ("valid", 13), ("test", 21)):
+        lines = [" ".join(f"w{rng.randrange(40)}" for _ in range(rng.randint(1, 8))) for _ in range(count)]
+        if split == "test":
+            lines[5] = ""
+        for language in ("src", "tgt"):
+            (folder / f"{split}.{language}").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    prefixes = [part for s in ("train", "valid", "test") for part in (f"--{s}pref", folder / s)]
+    run(
+        *("fairseq-preprocess", "-s", "src", "-t", "tgt", *prefixes, "--joined-dictionary"),
+        *("--destdir", folder / "data-bin"),
+    )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trained(toy):
+    """The toy corpus with a model trained on it for three epochs, by fairseq-train."""
+    done = run("fairseq-train", *train_options(toy / "data-bin", toy / "checkpoints"), "--max-epoch", "3")
+    (toy / "train.log").write_text(done.stdout + done.stderr)
+    return toy
+
+
+def namespace(**values):
+    """argparse.Namespace, short."""
+    return argparse.Namespace(**values)

@@ -1,0 +1,127 @@
+"""Each mend of fairseq: what it mends, and that it steps aside where fairseq needs it no longer."""
+
+import argparse
+import os
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import PLUGIN, ROOT, make_dictionary, make_sentences, make_task, run
+from fairseq import options
+from fairseq.data import LanguagePairDataset, data_utils
+
+from fairseq_resmlp import mends
+from fairseq_resmlp.errors import InputError
+
+
+def test_checkpoints_with_options_and_scores_load_weights_only(tmp_path):
+    file = tmp_path / "checkpoint.pt"
+    best = np.mean([36.4, 36.6])  # a NumPy float64, as fairseq stores the best --eval-bleu score
+    state = {"args": argparse.Namespace(arch="transformer"), "best": best, "history": np.array([1.5, 2.5])}
+    torch.save(state, file)
+    loaded = torch.load(file)
+    assert loaded["args"].arch == "transformer"
+    assert loaded["best"] == best
+    assert loaded["history"].tolist() == [1.5, 2.5]
+
+
+class RunsCommand:
+    def __init__(self, file):
+        self.file = file
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.file}",)
+
+
+@pytest.mark.parametrize("where", ["top", "in options", "in an array"])
+def test_a_checkpoint_that_runs_code_is_refused(tmp_path, where):
+    evidence = tmp_path / "evidence"
+    attack = RunsCommand(evidence)
+    if where == "in options":
+        attack = {"args": argparse.Namespace(arch=attack)}
+    elif where == "in an array":
+        attack = {"best": np.array([attack], dtype=object)}
+    torch.save(attack, tmp_path / "checkpoint.pt")
+    with pytest.raises(pickle.UnpicklingError):
+        torch.load(tmp_path / "checkpoint.pt")
+    assert not evidence.exists()
+
+
+@pytest.mark.parametrize("size", range(1, 21))
+def test_sets_of_any_size_lose_no_sentence(size):
+    sentences = make_sentences(size)
+    dictionary = make_dictionary()
+    task = make_task()
+    lengths = [len(s) for s in sentences]
+    dataset = LanguagePairDataset(sentences, lengths, dictionary, sentences, lengths, dictionary)
+    for limits in ({"max_tokens": 40}, {"max_sentences": 16}, {"max_tokens": 60, "max_sentences": 5}):
+        batches = task.get_batch_iterator(dataset, required_batch_size_multiple=8, **limits)
+        ids = [i for batch in batches.next_epoch_itr(shuffle=False) for i in batch["id"].tolist()]
+        assert sorted(ids) == list(range(size))
+
+
+def test_an_empty_set_makes_no_batch():
+    assert data_utils.batch_by_size(iter([]), lambda i: 1, max_sentences=4, required_batch_size_multiple=8) == []
+
+
+def test_batching_is_left_alone_where_fairseq_loses_nothing(monkeypatch):
+    def mended(indices, *args, **kwargs):
+        return [indices]
+
+    monkeypatch.setattr(data_utils, "batch_by_size", mended)
+    mends.keep_last_batch()
+    assert data_utils.batch_by_size is mended
+
+
+def test_mending_twice_changes_nothing():
+    before = (data_utils.batch_by_size, options.parse_args_and_arch, sys.excepthook)
+    mends.apply()
+    assert before == (data_utils.batch_by_size, options.parse_args_and_arch, sys.excepthook)
+
+
+def test_help_shows_the_options_of_the_architecture_with_their_defaults():
+    text = " ".join(run("fairseq-train", "--user-dir", PLUGIN, "--arch", "resmlp_base", "--help").stdout.split())
+    assert "--encoder-max-positions" in text
+    assert "number of encoder layers (default: 6; 12 in resmlp_base_12, resmlp_wmt_en_de_12" in text
+
+
+def test_a_sentence_too_long_is_named_with_its_length_n_and_the_option():
+    dictionary = make_dictionary()
+    short, long = torch.tensor([5, 2]), torch.tensor([5] * 11 + [2])
+    task = make_task()
+    for source, target, message in (
+        (long, short, r"sentence 1: a source of 12 .* N = 10.*--encoder-max-positions 12"),
+        (short, long, r"sentence 1: a target of 12 .* N = 9.*--decoder-max-positions 12"),
+    ):
+        dataset = LanguagePairDataset(
+            [short, source], [2, len(source)], dictionary, [short, target], [2, len(target)], dictionary
+        )
+        with pytest.raises(InputError, match=message):
+            task.get_batch_iterator(dataset, max_sentences=4, max_positions=(10, 9))
+        kept = task.get_batch_iterator(dataset, max_sentences=4, max_positions=(10, 9), ignore_invalid_inputs=True)
+        assert [b["id"].tolist() for b in kept.next_epoch_itr(shuffle=False)] == [[0]]
+
+
+def test_an_input_error_ends_a_command_in_one_line():
+    code = "import fairseq_resmlp; from fairseq_resmlp.errors import InputError; raise InputError('no such thing')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 1
+    assert done.stderr == "error: no such thing\n"
+
+
+def test_other_errors_keep_their_traceback():
+    code = "import fairseq_resmlp; raise ValueError('a bug')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert "Traceback" in done.stderr
+
+
+def test_training_and_generation_warn_about_nothing(trained):
+    assert "Warning" not in (trained / "train.log").read_text()
+    done = run(
+        *("fairseq-generate", trained / "data-bin", "--user-dir", PLUGIN, "--cpu"),
+        *("--path", trained / "checkpoints" / "checkpoint_best.pt"),
+    )
+    assert "Warning" not in done.stderr + done.stdout

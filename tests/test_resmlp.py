@@ -1,0 +1,414 @@
+"""Claims about the model: its equations, causality, invariance, incremental decoding, initial values."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_batch, make_model, make_sentences, make_task
+from fairseq.search import LengthConstrainedBeamSearch
+from fairseq.sequence_generator import SequenceGenerator
+
+from fairseq_resmlp.errors import InputError
+from fairseq_resmlp.model import ARCHITECTURES, ResMLPConfig, ResMLPModel
+from fairseq_resmlp.resmlp import Aff, LinearMixing
+
+
+# The paper's formulas as explicit loops in float64.
+
+
+def numpy_of(module):
+    return {name: parameter.detach().double().numpy() for name, parameter in module.named_parameters()}
+
+
+def loop_aff(x, p, name):
+    y = np.empty_like(x)
+    for t, b, c in np.ndindex(x.shape):
+        y[t, b, c] = p[f"{name}.alpha"][c] * x[t, b, c] + p[f"{name}.beta"][c]
+    return y
+
+
+def loop_mixing(x, A, b, lengths, causal):
+    """y_i = sum_j A_ij x_j + b_i over the unpadded positions j (and j <= i if causal)."""
+    y = np.empty_like(x)
+    for i, s, c in np.ndindex(x.shape):
+        y[i, s, c] = b[i]
+        for j in range(i + 1 if causal else x.shape[0]):
+            if j < lengths[s]:
+                y[i, s, c] += A[i, j] * x[j, s, c]
+    return y
+
+
+def loop_ffn(x, p):
+    y = np.zeros_like(x)
+    for t, b in np.ndindex(x.shape[:2]):
+        hidden = p["ffn.B.weight"] @ x[t, b] + p["ffn.B.bias"]
+        gelu = np.array([h * 0.5 * (1 + math.erf(h / math.sqrt(2))) for h in hidden])
+        y[t, b] = p["ffn.C.weight"] @ gelu + p["ffn.C.bias"]
+    return y
+
+
+def loop_attention(x, memory, lengths, p, heads):
+    T, B, d = x.shape
+    y = np.zeros_like(x)
+    size = d // heads
+    for t, b in np.ndindex(T, B):
+        q = p["attention.q_proj.weight"] @ x[t, b] + p["attention.q_proj.bias"]
+        context = np.zeros(d)
+        for h in range(heads):
+            part = slice(h * size, (h + 1) * size)
+            keys = [p["attention.k_proj.weight"] @ m + p["attention.k_proj.bias"] for m in memory[: lengths[b], b]]
+            values = [p["attention.v_proj.weight"] @ m + p["attention.v_proj.bias"] for m in memory[: lengths[b], b]]
+            scores = np.array([q[part] @ k[part] / math.sqrt(size) for k in keys])
+            weights = np.exp(scores - scores.max())
+            weights /= weights.sum()
+            context[part] = sum(w * v[part] for w, v in zip(weights, values))
+        y[t, b] = p["attention.out_proj.weight"] @ context + p["attention.out_proj.bias"]
+    return y
+
+
+LENGTHS = [7, 3, 5]
+
+
+def keep_mask(lengths, T):
+    return (torch.arange(T)[:, None] < torch.tensor(lengths)).unsqueeze(-1)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_mixing_is_the_papers_formula(causal):
+    torch.manual_seed(0)
+    mixing = LinearMixing(9, causal).double()
+    with torch.no_grad():
+        mixing.A.normal_()
+        mixing.b.normal_()
+    x = torch.randn(7, 3, 4, dtype=torch.float64) * keep_mask(LENGTHS, 7)
+    expected = loop_mixing(x.numpy(), mixing.A.detach().numpy(), mixing.b.detach().numpy(), LENGTHS, causal)
+    np.testing.assert_allclose(mixing(x).detach().numpy(), expected, atol=1e-12)
+
+
+def test_encoder_layer_is_equations_2_and_3():
+    layer = make_model().encoder.layers[0].double()
+    p = numpy_of(layer)
+    x = torch.randn(7, 3, 16, dtype=torch.float64)
+    got = layer(x, keep_mask(LENGTHS, 7).double()).detach().numpy()
+    x = x.numpy()
+    mixed = loop_mixing(loop_aff(x, p, "mixing_pre"), p["mixing.A"], p["mixing.b"], LENGTHS, causal=False)
+    z = x + loop_aff(mixed, p, "mixing_post")
+    y = z + loop_aff(loop_ffn(loop_aff(z, p, "ffn_pre"), p), p, "ffn_post")
+    for b, length in enumerate(LENGTHS):
+        np.testing.assert_allclose(got[:length, b], y[:length, b], atol=1e-12)
+
+
+def test_decoder_layer_is_causal_mixing_cross_attention_and_ffn():
+    layer = make_model().decoder.layers[0].double()
+    p = numpy_of(layer)
+    x, memory = torch.randn(6, 3, 16, dtype=torch.float64), torch.randn(7, 3, 16, dtype=torch.float64)
+    padding = ~keep_mask(LENGTHS, 7).squeeze(-1).t()
+    got = layer(x, memory, padding, None, False)[0].detach().numpy()
+    x = x.numpy()
+    mixed = loop_mixing(loop_aff(x, p, "mixing_pre"), p["mixing.A"], p["mixing.b"], [6, 6, 6], causal=True)
+    z = x + loop_aff(mixed, p, "mixing_post")
+    attended = loop_attention(loop_aff(z, p, "attention_pre"), memory.numpy(), LENGTHS, p, heads=2)
+    z = z + loop_aff(attended, p, "attention_post")
+    y = z + loop_aff(loop_ffn(loop_aff(z, p, "ffn_pre"), p), p, "ffn_post")
+    np.testing.assert_allclose(got, y, atol=1e-6)  # fairseq's attention takes its softmax in float32
+
+
+# Initial values.
+
+
+def test_initial_values_are_the_papers():
+    model = make_model(randomise=False)
+    seen = 0
+    for name, parameter in model.named_parameters():
+        if name.endswith("beta") or name.endswith(("mixing.A", "mixing.b")):
+            assert (parameter == 0).all(), name
+        elif name.endswith("alpha"):
+            assert (parameter == (0.2 if "post" in name else 1.0)).all(), name
+        else:
+            continue
+        seen += 1
+    # (2 x 2 + 2 x 3 sublayers) x (pre, post) x (alpha, beta), two final Affs, A and b in four layers
+    assert seen == 10 * 2 * 2 + 2 * 2 + 4 * 2
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("tied", [True, False])
+def test_untrained_loss_is_at_most_a_tenth_above_log_v(arch, tied):
+    words = 2000
+    task = make_task(words)
+    torch.manual_seed(1)
+    cfg = ResMLPConfig(**ARCHITECTURES[arch], share_all_embeddings=tied)
+    model = ResMLPModel.build_model(cfg, task).train()
+    sentences = make_sentences(8, longest=20, words=words)
+    sample = make_batch(sentences, make_sentences(8, longest=20, words=words, seed=9))
+    with torch.no_grad():
+        logits, _ = model(**sample["net_input"])
+    target = sample["target"]
+    loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), target.flatten(), ignore_index=1) / math.log(2)
+    assert loss <= 1.1 * math.log2(len(task.target_dictionary))
+
+
+# Causality.
+
+
+@pytest.mark.parametrize("token_mixing", ["linear", "none"])
+def test_a_target_token_never_sees_a_later_one(token_mixing):
+    model = make_model(token_mixing=token_mixing)
+    source, target = make_sentences(1), torch.randint(4, 44, (1, 10))
+    encoder_out = model.encoder(source[0][None])
+    before, _ = model.decoder(target, encoder_out)
+    for t in range(10):
+        changed = target.clone()
+        changed[0, t] = 4 + (changed[0, t] - 4 + 1) % 40
+        after, _ = model.decoder(changed, encoder_out)
+        assert torch.equal(before[:, :t], after[:, :t])
+        assert not torch.equal(before[:, t], after[:, t])
+
+
+def test_the_gradient_to_later_target_tokens_is_exactly_zero():
+    model = make_model()
+    encoder_out = model.encoder(make_sentences(1)[0][None])
+    embedded = []
+    model.decoder.embed_tokens.register_forward_hook(lambda m, i, out: embedded.append(out.requires_grad_()))
+    for i in range(10):
+        embedded.clear()
+        logits, _ = model.decoder(torch.randint(4, 44, (1, 10)), encoder_out)
+        (gradient,) = torch.autograd.grad(logits[0, i].sum(), embedded[0], retain_graph=True)
+        assert (gradient[0, i + 1 :] == 0).all()
+        assert (gradient[0, : i + 1] != 0).any(dim=-1).all()
+
+
+def test_the_upper_triangle_of_a_decoder_stays_zero_in_training():
+    model = make_model(randomise=False).train()
+    optimizer = torch.optim.Adagrad(model.parameters(), lr=0.1, weight_decay=0.01)
+    sample = make_batch(make_sentences(8), make_sentences(8, seed=1))
+    for _ in range(3):
+        optimizer.zero_grad()
+        logits, _ = model(**sample["net_input"])
+        torch.nn.functional.cross_entropy(logits.flatten(0, 1), sample["target"].flatten()).backward()
+        for layer in model.decoder.layers:
+            assert (layer.mixing.A.grad.triu(1) == 0).all()
+        optimizer.step()
+    for layer in model.decoder.layers:
+        assert (layer.mixing.A.triu(1) == 0).all()
+        assert (layer.mixing.A.tril() != 0).any()
+    assert (model.encoder.layers[0].mixing.A.triu(1) != 0).any()
+
+
+# A sentence does not depend on what stands beside it.
+
+
+def scores(model, sample, row, target):
+    logits, _ = model(**sample["net_input"])
+    return torch.log_softmax(logits[row, : len(target)], dim=-1)
+
+
+@pytest.mark.parametrize("left_pad_source", [True, False])
+@pytest.mark.parametrize("pad_to", [None, 20])
+def test_scores_do_not_depend_on_batch_mates_or_padding(left_pad_source, pad_to):
+    model = make_model()
+    sources, targets = make_sentences(6), make_sentences(6, seed=1)
+    length = {"source": pad_to, "target": pad_to} if pad_to else None
+    together = make_batch(sources, targets, left_pad_source, length)
+    # The collater sorts by length; `id` says which sentence stands where.
+    for row, index in enumerate(together["id"].tolist()):
+        alone = make_batch([sources[index]], [targets[index]])
+        torch.testing.assert_close(
+            scores(model, together, row, targets[index]),
+            scores(model, alone, 0, targets[index]),
+            atol=1e-5,
+            rtol=0,
+        )
+
+
+def generate(model, sources, left_pad_source=True, beam=4, model_class=SequenceGenerator, **options):
+    """{index: hypotheses} of fairseq's beam search over one batch."""
+    generator = model_class([model], make_task().target_dictionary, beam_size=beam, max_len_b=15, **options)
+    sample = make_batch(sources, sources, left_pad_source)
+    return dict(zip(sample["id"].tolist(), generator.generate([model], sample)))
+
+
+@pytest.mark.parametrize("token_mixing", ["linear", "none"])
+def test_translations_do_not_depend_on_batch_size_or_padding_side(token_mixing):
+    model = make_model(token_mixing=token_mixing)
+    sources = make_sentences(9)
+    together = generate(model, sources)
+    right = generate(model, sources, left_pad_source=False)
+    for index, source in enumerate(sources):
+        alone = generate(model, [source])[0]
+        for got in (together[index], right[index]):
+            assert [h["tokens"].tolist() for h in got] == [h["tokens"].tolist() for h in alone]
+            for one, other in zip(got, alone):
+                torch.testing.assert_close(one["positional_scores"], other["positional_scores"], atol=1e-5, rtol=0)
+
+
+# Incremental decoding.
+
+
+@pytest.mark.parametrize("token_mixing", ["linear", "none"])
+def test_incremental_decoding_equals_the_full_forward(token_mixing):
+    model = make_model(token_mixing=token_mixing)
+    sample = make_batch(make_sentences(5), make_sentences(5, seed=1))
+    tokens = sample["net_input"]["prev_output_tokens"]
+    encoder_out = model.encoder(sample["net_input"]["src_tokens"])
+    full, extra = model.decoder(tokens, encoder_out)
+    state = {}
+    for t in range(tokens.size(1)):
+        step, step_extra = model.decoder(tokens[:, : t + 1], encoder_out, incremental_state=state)
+        torch.testing.assert_close(step[:, 0], full[:, t], atol=1e-5, rtol=0)
+        torch.testing.assert_close(step_extra["attn"][0][:, 0], extra["attn"][0][:, t], atol=1e-5, rtol=0)
+
+
+def test_reordering_follows_beams_of_different_ancestors_and_a_shrinking_batch():
+    model = make_model()
+    source = make_batch(make_sentences(2), make_sentences(2))["net_input"]["src_tokens"]
+    encoder_out = model.encoder.reorder_encoder_out(model.encoder(source), torch.tensor([0, 0, 0, 1, 1, 1]))
+    tokens = torch.randint(4, 44, (6, 3))
+    state = {}
+    for t in range(3):
+        model.decoder(tokens[:, : t + 1], encoder_out, incremental_state=state)
+    order = torch.tensor([5, 3, 3])  # the first sentence is finished, two beams share an ancestor
+    model.decoder.reorder_incremental_state_scripting(state, order)
+    encoder_out = model.encoder.reorder_encoder_out(encoder_out, order)
+    tokens = torch.cat([tokens[order], torch.randint(4, 44, (3, 1))], dim=1)
+    step, _ = model.decoder(tokens, encoder_out, incremental_state=state)
+    full, _ = model.decoder(tokens, encoder_out)
+    torch.testing.assert_close(step[:, 0], full[:, -1], atol=1e-5, rtol=0)
+
+
+def test_beam_search_scores_equal_teacher_forcing():
+    model = make_model()
+    sources = make_sentences(6)
+    for index, hypotheses in generate(model, sources).items():
+        for hypothesis in hypotheses:
+            sample = make_batch([sources[index]], [hypothesis["tokens"]])
+            forced = scores(model, sample, 0, hypothesis["tokens"])
+            torch.testing.assert_close(
+                hypothesis["positional_scores"],
+                forced.gather(-1, hypothesis["tokens"][:, None])[:, 0],
+                atol=1e-5,
+                rtol=0,
+            )
+
+
+# Length.
+
+
+def test_n_positions_pass_and_one_more_is_refused_by_name():
+    model = make_model(encoder_max_positions=10, decoder_max_positions=8)
+    assert model.max_positions() == (10, 8)
+    encoder_out = model.encoder(torch.full((1, 10), 5))
+    model.decoder(torch.full((1, 8), 5), encoder_out)
+    with pytest.raises(InputError, match=r"source of 11 .* N = 10.*--encoder-max-positions 11"):
+        model.encoder(torch.full((1, 11), 5))
+    with pytest.raises(InputError, match=r"target of 9 .* N = 8.*--decoder-max-positions 9"):
+        model.decoder(torch.full((1, 9), 5), encoder_out)
+
+
+def test_generation_past_n_is_refused_and_within_n_stops_by_itself():
+    model = make_model(encoder_max_positions=20, decoder_max_positions=8)
+    source = [torch.tensor([5] * 15 + [2])]
+    hypothesis = generate(model, source)[0][0]
+    assert len(hypothesis["tokens"]) <= 8
+    # What --match-source-len does: nothing ends before the source's length.
+    search = LengthConstrainedBeamSearch(make_task().target_dictionary, 1, 0, 1, 0)
+    with pytest.raises(InputError, match="--decoder-max-positions"):
+        generate(model, source, match_source_len=True, search_strategy=search)
+
+
+def test_positions_never_trained_leave_the_first_half_of_a_longer_sentence_alone():
+    """Rows and columns of A that training never reached are as they were born: they add nothing."""
+    model = make_model(randomise=False).train()
+    optimizer = torch.optim.Adagrad(model.parameters(), lr=0.1)
+    sample = make_batch(make_sentences(16, longest=9), make_sentences(16, longest=9, seed=1))
+    for _ in range(5):
+        optimizer.zero_grad()
+        logits, _ = model(**sample["net_input"])
+        torch.nn.functional.cross_entropy(logits.flatten(0, 1), sample["target"].flatten()).backward()
+        optimizer.step()
+    model.eval()
+    visited = sample["net_input"]["src_tokens"].size(1)
+    short = torch.randint(4, 44, (1, visited))
+    long = torch.cat([short, torch.randint(4, 44, (1, visited))], dim=1)
+    first_half = model.encoder(long)["encoder_out"][0][:visited]
+    torch.testing.assert_close(first_half, model.encoder(short)["encoder_out"][0], atol=1e-6, rtol=0)
+
+
+# A checkpoint trained with another N.
+
+
+def test_a_checkpoint_with_larger_n_is_cut_down():
+    large, small = make_model(), make_model(seed=2, encoder_max_positions=10, decoder_max_positions=8)
+    small.load_state_dict(large.state_dict())
+    sample = make_batch(make_sentences(4, longest=6), make_sentences(4, longest=6, seed=1))
+    torch.testing.assert_close(small(**sample["net_input"])[0], large(**sample["net_input"])[0])
+
+
+def test_a_checkpoint_with_smaller_n_is_filled_up_harmlessly():
+    small, large = make_model(encoder_max_positions=14, decoder_max_positions=14), make_model(seed=2)
+    large.load_state_dict(small.state_dict())
+    sample = make_batch(make_sentences(4, longest=6), make_sentences(4, longest=6, seed=1))
+    torch.testing.assert_close(small(**sample["net_input"])[0], large(**sample["net_input"])[0])
+    short = torch.randint(4, 44, (1, 14))
+    long = torch.cat([short, torch.randint(4, 44, (1, 10))], dim=1)
+    longer = large.encoder(long)["encoder_out"][0][:14]
+    torch.testing.assert_close(longer, small.encoder(short)["encoder_out"][0], atol=1e-5, rtol=0)
+
+
+def test_a_checkpoint_cannot_bring_in_an_upper_triangle():
+    model = make_model()
+    state = model.state_dict()
+    state["decoder.layers.0.mixing.A"] = torch.ones(24, 24)
+    model.load_state_dict(state)
+    assert torch.equal(model.decoder.layers[0].mixing.A.detach(), torch.ones(24, 24).tril())
+
+
+# Attention maps.
+
+
+@pytest.mark.parametrize("left_pad_source", [True, False])
+def test_attention_stands_over_the_source_tokens_as_they_were_given(left_pad_source):
+    model = make_model()
+    sources, targets = make_sentences(5), make_sentences(5, seed=1)
+    sample = make_batch(sources, targets, left_pad_source)
+    attn = model(**sample["net_input"])[1]["attn"][0]
+    padding = sample["net_input"]["src_tokens"].eq(1)
+    assert padding.any()
+    assert (attn.masked_select(padding[:, None].expand_as(attn)) == 0).all()
+    for row, index in enumerate(sample["id"].tolist()):
+        alone = model(**make_batch([sources[index]], [targets[index]])["net_input"])[1]["attn"][0]
+        columns = (~padding[row]).nonzero()[:, 0]
+        torch.testing.assert_close(attn[row, : len(targets[index]), columns], alone[0], atol=1e-5, rtol=0)
+
+
+# TorchScript.
+
+
+@pytest.mark.parametrize("token_mixing", ["linear", "none"])
+def test_torchscript_model_and_generator_give_the_same(token_mixing):
+    model = make_model(token_mixing=token_mixing)
+    sample = make_batch(make_sentences(5), make_sentences(5, seed=1))
+    net_input = sample["net_input"]
+    scripted = torch.jit.script(model)
+    torch.testing.assert_close(scripted(**net_input)[0], model(**net_input)[0])
+
+    generator = SequenceGenerator([model], make_task().target_dictionary, beam_size=3, max_len_b=10)
+    got = torch.jit.script(generator).forward({"net_input": net_input})
+    for one, other in zip(got, generator.forward({"net_input": net_input})):
+        assert [h["tokens"].tolist() for h in one] == [h["tokens"].tolist() for h in other]
+
+
+def test_torchscript_refuses_long_input_too():
+    scripted = torch.jit.script(make_model(encoder_max_positions=10))
+    with pytest.raises(Exception, match="N = 10"):
+        scripted.encoder(torch.full((1, 11), 5))
+
+
+def test_aff_scales_and_shifts_each_channel():
+    aff = Aff(3, 0.2)
+    assert torch.equal(aff.alpha.detach(), torch.full((3,), 0.2))
+    with torch.no_grad():
+        aff.alpha.copy_(torch.tensor([1.0, 2.0, 3.0]))
+        aff.beta.copy_(torch.tensor([0.0, 1.0, -1.0]))
+    assert aff(torch.ones(2, 3)).tolist() == [[1.0, 3.0, 2.0]] * 2
