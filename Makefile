@@ -22,7 +22,6 @@ test-slow: $(VENV)/installed-test ## run the tests that take minutes
 
 lint: $(VENV)/installed-test ## check the code with ruff
 	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
 
 clean: ## remove the virtual environment and what the demo made
 	rm -rf $(VENV) demo

@@ -20,7 +20,9 @@ setup(
         # The last official fairseq does not import on Python 3.11; fairseq-fixed is its main branch, mended.
         'fairseq==0.12.2; python_version < "3.11"',
         'fairseq-fixed==0.12.3.1; python_version >= "3.11"',
-        "torch>=2.4",
+        'torch>=2.4,<2.6; python_version < "3.11"',
+        'numpy<2; python_version < "3.11"',
+        'torch>=2.6; python_version >= "3.11"',
         "click>=8",
         "sacrebleu>=2.3",
         "sentencepiece>=0.1.99",

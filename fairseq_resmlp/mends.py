@@ -1,11 +1,13 @@
 """What is broken in fairseq under current Python and torch, mended when the plugin is imported.
 
 fairseq imports --user-dir before it reads data or checkpoints, so one import serves every command.
-Each mend names fairseq's issue, checks that it is still needed, and has a test in tests/test_mends.py.
+Each mend names fairseq's issue where there is one, changes nothing where fairseq needs it no longer, and has a test
+that fails without it in tests/test_mends.py or tests/test_commands.py.
 """
 
 import argparse
 import functools
+import logging
 import os
 import sys
 import warnings
@@ -14,28 +16,33 @@ from typing import List
 
 import numpy as np
 import torch
-from fairseq import options, tasks
+from fairseq import options, tasks, utils
 from fairseq.data import data_utils
 from fairseq.dataclass import FairseqDataclass
 from fairseq.optim import OPTIMIZER_DATACLASS_REGISTRY, OPTIMIZER_REGISTRY
+from fairseq.search import DiverseBeamSearch
 from fairseq.sequence_generator import SequenceGenerator
 from fairseq.tasks import FairseqTask
 from hydra.core.config_store import ConfigStore
-from omegaconf import II
+from omegaconf import II, DictConfig
 
 from .errors import InputError, too_long
 
+logger = logging.getLogger(__name__)
 
+
+@functools.lru_cache(maxsize=None)  # mending twice would wrap fairseq's functions twice
 def apply() -> None:
-    """Mend all that still needs it. Calling it again changes nothing."""
+    """Mend all that still needs it; called again, do nothing."""
     allow_checkpoints()
     keep_last_batch()
     resume_with_the_same_batches()
     remember_languages()
     number_sentences_in_diverse_beam_search()
+    replace_unknown_words()
     let_hydra_use_adagrad()
     show_model_options_in_help()
-    name_long_sentences()
+    accept_a_second_copy()
     print_input_errors_in_one_line()
     silence_warnings()
 
@@ -50,17 +57,17 @@ def allow_checkpoints() -> None:
     """
     if not hasattr(torch.serialization, "add_safe_globals"):
         raise ImportError(f"torch {torch.__version__} cannot load checkpoints safely: install torch >= 2.4")
-    if tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 6):
+    old_torch = tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 6)
+    if old_torch:
         os.environ.setdefault("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "1")
-    multiarray = getattr(np, "_core", None) or np.core
-    reconstruct = multiarray.multiarray._reconstruct
-    scalar = multiarray.multiarray.scalar
-    numbers = [type(np.dtype(t)) for t in (np.float32, np.float64, np.int64)]
-    torch.serialization.add_safe_globals(
-        [argparse.Namespace, np.ndarray, np.dtype, reconstruct, scalar, *numbers]
+    multiarray = (getattr(np, "_core", None) or np.core).multiarray
+    numbers = [type(np.dtype(t)) for t in (np.float64, np.int64)]
+    allowed = [argparse.Namespace, np.ndarray, np.dtype, multiarray._reconstruct, multiarray.scalar, *numbers]
+    if not old_torch and hasattr(np, "_core"):
         # Checkpoints written under NumPy 1 know these two by their old names.
-        + [(reconstruct, "numpy.core.multiarray._reconstruct"), (scalar, "numpy.core.multiarray.scalar")]
-    )
+        allowed += [(multiarray._reconstruct, "numpy.core.multiarray._reconstruct")]
+        allowed += [(multiarray.scalar, "numpy.core.multiarray.scalar")]
+    torch.serialization.add_safe_globals(allowed)
 
 
 def keep_last_batch() -> None:
@@ -94,15 +101,16 @@ def resume_with_the_same_batches() -> None:
     """Let a resumed training go on as an undisturbed one would.
 
     fairseq freezes the batches of the first epoch it sees (fairseq issue 1156) and draws them with a seed
-    that counts epochs: resumed in epoch 2, it puts other sentences together. They are drawn here as in
-    epoch 1, always.
+    that counts epochs: resumed in epoch 2, it puts other sentences together. Frozen batches are drawn here
+    as in epoch 1, always.
     """
     original = FairseqTask.get_batch_iterator
-    if hasattr(original, "__wrapped__"):
-        return
 
     @functools.wraps(original)
     def get_batch_iterator(self, dataset, *args, epoch=1, **kwargs):
+        fresh_each_epoch = kwargs.get("disable_iterator_cache") or kwargs.get("update_epoch_batch_itr")
+        if fresh_each_epoch or not self.can_reuse_epoch_itr(dataset):
+            return original(self, dataset, *args, epoch=epoch, **kwargs)
         before = self.dataset_to_epoch_iter.get(dataset)
         iterator = original(self, dataset, *args, epoch=1, **kwargs)
         if iterator is not before:
@@ -118,14 +126,12 @@ def remember_languages() -> None:
     Without them a model folder cannot be loaded unless its user names them again.
     """
     original = tasks.setup_task
-    if hasattr(original, "__wrapped__"):
-        return
 
     @functools.wraps(original)
     def setup_task(cfg, **kwargs):
         task = original(cfg, **kwargs)
         for side in ("source_lang", "target_lang"):
-            if side in cfg and cfg[side] is None:
+            if isinstance(cfg, DictConfig) and side in cfg and cfg[side] is None:
                 cfg[side] = getattr(task.cfg, side, None)
         return task
 
@@ -139,14 +145,29 @@ def number_sentences_in_diverse_beam_search() -> None:
     in the whole corpus.
     """
     original = SequenceGenerator.generate
-    if hasattr(original, "__wrapped__") and hasattr(original.__wrapped__, "__wrapped__"):
-        return
 
     @functools.wraps(original)
     def generate(self, models, sample, **kwargs):
-        return original(self, models, {**sample, "id": torch.arange(len(sample["id"]))}, **kwargs)
+        if isinstance(self.search, DiverseBeamSearch):
+            sample = {key: value for key, value in sample.items() if key != "id"}  # fairseq then counts by itself
+        return original(self, models, sample, **kwargs)
 
     SequenceGenerator.generate = generate
+
+
+def replace_unknown_words() -> None:
+    """Let --replace-unk read the (source, target) pairs that --print-alignment makes (fairseq issue 3533)."""
+    original = utils.replace_unk
+
+    @functools.wraps(original)
+    def replace_unk(hypo_str, src_str, alignment, align_dict, unk):
+        if isinstance(alignment, list):
+            source_of = {target: source for source, target in alignment}
+            # Without a source word it is the end of the sentence, which fairseq puts last.
+            alignment = [source_of.get(target, -1) for target in range(len(hypo_str.split()))]
+        return original(hypo_str, src_str, alignment, align_dict, unk)
+
+    utils.replace_unk = replace_unk
 
 
 @dataclass
@@ -175,8 +196,6 @@ def show_model_options_in_help() -> None:
     already answers --help and exits.
     """
     original = options.parse_args_and_arch
-    if hasattr(original, "__wrapped__"):
-        return
 
     @functools.wraps(original)
     def parse_args_and_arch(parser, input_args=None, parse_known=False, suppress_defaults=False, modify_parser=None):
@@ -195,40 +214,30 @@ def show_model_options_in_help() -> None:
     options.parse_args_and_arch = parse_args_and_arch
 
 
-def name_long_sentences() -> None:
-    """Say which limit a sentence passes, and how to raise it, where fairseq says "Size of sample #0 is invalid".
+def accept_a_second_copy() -> None:
+    """Go on with the imported plugin where --user-dir names another copy of it, and say so.
 
-    Dropping it (--skip-invalid-size-inputs-valid-test) stays the user's choice.
+    fairseq refuses a second folder of the same name: an installed plugin that a script has imported would
+    clash with --user-dir in the repository.
     """
-    original = FairseqTask.filter_indices_by_size
-    if hasattr(original, "__wrapped__"):
-        return
+    original = utils.import_user_module
+    package = sys.modules[__package__]
 
     @functools.wraps(original)
-    def filter_indices_by_size(self, indices, dataset, max_positions=None, ignore_invalid_inputs=False):
-        if not ignore_invalid_inputs and isinstance(max_positions, tuple) and len(max_positions) == 2:
-            _, ignored = dataset.filter_indices_by_size(indices, max_positions)
-            if len(ignored) > 0:
-                raise InputError(_long_sentence(ignored[0], dataset.size(ignored[0]), max_positions))
-        return original(self, indices, dataset, max_positions, ignore_invalid_inputs)
+    def import_user_module(args):
+        folder = os.path.abspath(getattr(args, "user_dir", None) or "")
+        another = os.path.basename(folder) == __package__ and os.path.isfile(os.path.join(folder, "mends.py"))
+        if another and folder not in map(os.path.abspath, package.__path__):
+            logger.warning(f"{__package__} is already imported from {package.__path__[0]}: not using {folder}")
+        else:
+            original(args)
 
-    FairseqTask.filter_indices_by_size = filter_indices_by_size
-
-
-def _long_sentence(index, size, max_positions) -> str:
-    lengths = size if isinstance(size, tuple) else (size,)
-    sides = zip(("source", "target"), lengths, max_positions, ("encoder", "decoder"))
-    for side, length, limit, stack in sides:
-        if length > limit:
-            return f"sentence {index}: {too_long(length, limit, side, stack)}"
-    return f"sentence {index} of size {size} does not fit {max_positions}"
+    utils.import_user_module = import_user_module
 
 
 def print_input_errors_in_one_line() -> None:
     """End a command with the message of an InputError alone: a traceback says nothing to whoever made it."""
     original = sys.excepthook
-    if hasattr(original, "__wrapped__"):
-        return
 
     @functools.wraps(original)
     def excepthook(kind, error, traceback):
@@ -242,6 +251,7 @@ def print_input_errors_in_one_line() -> None:
 
 def silence_warnings() -> None:
     """Hide what fairseq's use of its own dependencies sets off and no user can act on."""
+    logging.getLogger("hydra").setLevel(logging.WARNING)  # one of fairseq's models sets everything to DEBUG
     for message in (
         r"hydra\.experimental\.\w+\(\) is no longer experimental",
         r"\nThe strict flag in the compose API is deprecated",
@@ -253,3 +263,32 @@ def silence_warnings() -> None:
         r"`torch\.jit\.script` is deprecated",
     ):
         warnings.filterwarnings("ignore", message=message)
+
+
+def name_long_sentences(task: FairseqTask) -> None:
+    """Say which limit a sentence passes, and how to raise it, where fairseq says "Size of sample #0 is invalid".
+
+    For the tasks of our own models alone, whose options it names: `ResMLPModel.build_model` calls it.
+    Dropping such sentences (--skip-invalid-size-inputs-valid-test) stays the user's choice.
+    """
+    original = task.filter_indices_by_size
+
+    def filter_indices_by_size(indices, dataset, max_positions=None, ignore_invalid_inputs=False):
+        if not ignore_invalid_inputs and max_positions is not None:
+            _, ignored = dataset.filter_indices_by_size(indices, max_positions)
+            for index in ignored[:1]:
+                raise InputError(f"sentence {index}: {_long_side(task, dataset.size(index), max_positions)}")
+        return original(indices, dataset, max_positions, ignore_invalid_inputs)
+
+    task.filter_indices_by_size = filter_indices_by_size
+
+
+def _long_side(task: FairseqTask, size, max_positions) -> str:
+    sides = zip(("source", "target"), ("encoder", "decoder"), size, max_positions, task.max_positions())
+    for side, stack, length, limit, task_limit in sides:
+        if length > limit:
+            # The task has a limit of its own, 1024 by default, and the smaller one counts.
+            if limit >= task_limit:
+                return f"a {side} of {length} tokens is longer than {limit}: raise --max-{side}-positions"
+            return too_long(length, limit, side, stack)
+    raise AssertionError(f"{size} fits {max_positions}")

@@ -1,7 +1,8 @@
 """The registered model `resmlp`, its options and its named architectures."""
 
+import logging
 import os
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Dict, List, Optional, Tuple
 
 import torch
@@ -11,7 +12,10 @@ from fairseq.models.transformer import Embedding
 from torch import Tensor
 
 from .errors import InputError
+from .mends import name_long_sentences
 from .resmlp import TOKEN_MIXING, ResMLPDecoder, ResMLPEncoder
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -104,8 +108,10 @@ class ResMLPModel(FairseqEncoderDecoderModel):
     def add_args(cls, parser) -> None:
         """Add the options, each with its default in every architecture that changes it, to --help."""
         super().add_args(parser)
-        for action in parser._group_actions:
-            action.help = f"{action.help} ({_defaults(action.dest)})"
+        names = {f.name for f in fields(ResMLPConfig)}
+        for action in parser._actions:
+            if action.dest in names:
+                action.help = f"{action.help} ({_defaults(action.dest)})"
 
     @classmethod
     def build_model(cls, cfg: ResMLPConfig, task) -> "ResMLPModel":
@@ -115,6 +121,7 @@ class ResMLPModel(FairseqEncoderDecoderModel):
             InputError: options that contradict each other or the task's dictionaries
         """
         _check(cfg, task)
+        name_long_sentences(task)
         decoder_embed = Embedding(len(task.target_dictionary), cfg.decoder_embed_dim, task.target_dictionary.pad())
         if cfg.share_all_embeddings:
             cfg.share_decoder_input_output_embed = True
@@ -143,6 +150,17 @@ class ResMLPModel(FairseqEncoderDecoderModel):
             InputError: S or T is larger than N
         """
         return self.decoder(prev_output_tokens, self.encoder(src_tokens, src_lengths))
+
+    def upgrade_state_dict_named(self, state_dict: Dict[str, Tensor], name: str) -> None:
+        """Say so where a checkpoint has another N; `LinearMixing` then fits its matrices."""
+        for side, stack in (("encoder", self.encoder), ("decoder", self.decoder)):
+            A = state_dict.get(f"{side}.layers.0.mixing.A")
+            if A is not None and len(A) != stack.N:
+                logger.warning(
+                    f"this checkpoint's {side} has N = {len(A)}, fitted to --{side}-max-positions {stack.N}; "
+                    "to train it further pass --reset-optimizer, whose state has the old size"
+                )
+        super().upgrade_state_dict_named(state_dict, name)
 
     # The base class's method calls super(), which TorchScript does not take.
     @torch.jit.export
@@ -208,7 +226,7 @@ def _check(cfg: ResMLPConfig, task) -> None:
 
 def _defaults(name: str) -> str:
     """'default: 6; 12 in resmlp_base_12, ...' for one option."""
-    base = {f.name: f.default for f in fields(ResMLPConfig) if f.default is not MISSING}[name]
+    base = getattr(ResMLPConfig, name)
     others: Dict[object, List[str]] = {}
     for arch, changes in ARCHITECTURES.items():
         if changes.get(name, base) != base:

@@ -117,7 +117,7 @@ class NoMixing(nn.Module):
         super().__init__()
 
     def forward(self, x: Tensor, incremental_state: Optional[IncrementalState] = None) -> Tensor:
-        return torch.zeros_like(x)
+        return x * 0  # not zeros_like: distributed training wants a gradient for every parameter before it
 
 
 TOKEN_MIXING = {"linear": LinearMixing, "none": NoMixing}
@@ -130,7 +130,7 @@ class FeedForward(nn.Module):
         super().__init__()
         self.B = Linear(d, hidden)
         self.C = Linear(hidden, d)
-        self.activation_dropout = FairseqDropout(activation_dropout)
+        self.activation_dropout = FairseqDropout(activation_dropout, module_name=self.__class__.__name__)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.C(self.activation_dropout(F.gelu(self.B(x))))
@@ -149,7 +149,7 @@ class ResMLPEncoderLayer(nn.Module):
         self.mixing = TOKEN_MIXING[cfg.token_mixing](cfg.encoder_max_positions, causal=False)
         self.ffn_pre, self.ffn_post = Aff(d), Aff(d, POST_ALPHA)
         self.ffn = FeedForward(d, cfg.encoder_ffn_embed_dim, cfg.activation_dropout)
-        self.dropout = FairseqDropout(cfg.dropout)
+        self.dropout = FairseqDropout(cfg.dropout, module_name=self.__class__.__name__)
 
     def forward(self, x: Tensor, keep: Tensor) -> Tensor:
         # Every Aff's beta makes padding non-zero again, hence the mask before each mixing.
@@ -182,7 +182,7 @@ class ResMLPDecoderLayer(nn.Module):
         )
         self.ffn_pre, self.ffn_post = Aff(d), Aff(d, POST_ALPHA)
         self.ffn = FeedForward(d, cfg.decoder_ffn_embed_dim, cfg.activation_dropout)
-        self.dropout = FairseqDropout(cfg.dropout)
+        self.dropout = FairseqDropout(cfg.dropout, module_name=self.__class__.__name__)
 
     def forward(
         self,
@@ -236,7 +236,7 @@ class ResMLPEncoder(FairseqEncoder):
         self.N = cfg.encoder_max_positions
         self.padding_idx: int = dictionary.pad()
         self.embed_tokens = embed_tokens
-        self.dropout = FairseqDropout(cfg.dropout)
+        self.dropout = FairseqDropout(cfg.dropout, module_name=self.__class__.__name__)
         self.layers = nn.ModuleList([ResMLPEncoderLayer(cfg) for _ in range(cfg.encoder_layers)])
         self.final = Aff(d)
 
@@ -299,7 +299,7 @@ class ResMLPDecoder(FairseqIncrementalDecoder):
         d = cfg.decoder_embed_dim
         self.N = cfg.decoder_max_positions
         self.embed_tokens = embed_tokens
-        self.dropout = FairseqDropout(cfg.dropout)
+        self.dropout = FairseqDropout(cfg.dropout, module_name=self.__class__.__name__)
         self.layers = nn.ModuleList([ResMLPDecoderLayer(cfg) for _ in range(cfg.decoder_layers)])
         self.final = Aff(d)
         self.output_projection = nn.Linear(d, len(dictionary), bias=False)

@@ -1,6 +1,5 @@
 """Shared fixtures: a tiny model, a tiny corpus of made words, fairseq's commands in subprocesses."""
 
-import argparse
 import importlib.util
 import os
 import random
@@ -110,7 +109,8 @@ def run(*command, check=True, stdin=None, cwd=None, env=None):
         env={**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", **(env or {})},
     )
     if check and done.returncode != 0:
-        pytest.fail(f"{' '.join(map(str, command))}\nexit {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}")
+        said = f"{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
+        pytest.fail(f"{' '.join(map(str, command))}\nexit {done.returncode}\n{said}")
     return done
 
 
@@ -151,8 +151,3 @@ def trained(toy):
     done = run("fairseq-train", *train_options(toy / "data-bin", toy / "checkpoints"), "--max-epoch", "3")
     (toy / "train.log").write_text(done.stdout + done.stderr)
     return toy
-
-
-def namespace(**values):
-    """argparse.Namespace, short."""
-    return argparse.Namespace(**values)

@@ -31,7 +31,8 @@ def hypotheses(text, kind="H"):
 
 
 def test_training_learns(trained):
-    losses = [float(x) for x in re.findall(r"valid on 'valid' subset \| loss ([\d.]+)", (trained / "train.log").read_text())]
+    log = (trained / "train.log").read_text()
+    losses = [float(loss) for loss in re.findall(r"valid on 'valid' subset \| loss ([\d.]+)", log)]
     assert len(losses) == 3
     assert losses[0] > losses[1] > losses[2]
 
@@ -48,27 +49,68 @@ def test_generate_gives_the_same_for_every_batch_size_and_padding_side(trained):
         assert hypotheses(generate(trained, *options).stdout) == expected
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        ["--diverse-beam-groups", "2", "--diverse-beam-strength", "0.5"],
-        ["--sampling", "--sampling-topk", "5", "--nbest", "4"],
-        ["--match-source-len"],
-        ["--nbest", "4"],
-        ["--no-repeat-ngram-size", "2"],
-        ["--lenpen", "0.6", "--unkpen", "1"],
-        ["--score-reference"],
-        ["--print-alignment", "hard", "--replace-unk", "", "--dataset-impl", "raw"],
-    ],
-    ids=lambda options: options[0],
-)
-def test_generate_takes_fairseqs_search_options(trained, options, tmp_path):
-    if "raw" in options:
-        shutil.copytree(trained, tmp_path / "toy")
-        trained = tmp_path / "toy"
-        for language in ("src", "tgt"):
-            shutil.copy(trained / f"test.{language}", trained / "data-bin" / f"test.src-tgt.{language}")
-    assert sorted(hypotheses(generate(trained, *options).stdout)) == list(range(21))
+def lines(done, kind):
+    """{sentence: [fields after its number]} of every line of one kind, best hypothesis first."""
+    found = {}
+    for index, rest in re.findall(rf"^{kind}-(\d+)\t?(.*)$", done.stdout, re.M):
+        found.setdefault(int(index), []).append(rest.split("\t")[-1])
+    return found
+
+
+def test_nbest_gives_that_many_different_hypotheses(trained):
+    found = lines(generate(trained, "--nbest", "4"), "H")
+    assert sorted(found) == list(range(21))
+    assert all(len(set(texts)) == 4 for texts in found.values())
+
+
+def test_diverse_beam_search_works_over_several_batches_and_searches_otherwise(trained):
+    options = ("--nbest", "4", "--batch-size", "8")
+    diverse = generate(trained, *options, "--diverse-beam-groups", "2", "--diverse-beam-strength", "5")
+    assert sorted(lines(diverse, "H")) == list(range(21))
+    assert lines(diverse, "H") != lines(generate(trained, *options), "H")
+
+
+def test_sampling_follows_its_seed(trained):
+    options = ("--sampling", "--nbest", "4", "--sampling-topk", "20", "--temperature", "2")
+    one, same, other = (lines(generate(trained, *options, "--seed", seed), "H") for seed in ("1", "1", "2"))
+    assert sorted(one) == list(range(21))
+    assert one == same != other
+
+
+def test_match_source_len_gives_translations_as_long_as_the_source(trained):
+    done = generate(trained, "--match-source-len")
+    sources, texts = lines(done, "S"), lines(done, "H")
+    assert len(texts) == 21
+    # fairseq counts the source's end-of-sentence mark, too.
+    assert all(len(texts[i][0].split()) == len(sources[i][0].split()) + 1 for i in texts)
+
+
+def test_no_repeat_ngram_size_forbids_repeated_bigrams(trained):
+    for (text,) in lines(generate(trained, "--no-repeat-ngram-size", "2"), "H").values():
+        words = text.split()
+        bigrams = list(zip(words, words[1:]))
+        assert len(set(bigrams)) == len(bigrams)
+
+
+def test_score_reference_scores_the_references(trained):
+    done = generate(trained, "--score-reference")
+    assert lines(done, "H") == lines(done, "T")
+    assert len(lines(done, "H")) == 21
+
+
+def test_replace_unk_copies_the_aligned_source_word(trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "toy")
+    folder = tmp_path / "toy"
+    for language in ("src", "tgt"):  # raw text, as fairseq wants it for --replace-unk
+        shutil.copy(folder / f"test.{language}", folder / "data-bin" / f"test.src-tgt.{language}")
+    # A bonus on the unknown word makes it the whole translation.
+    options = ("--print-alignment", "hard", "--dataset-impl", "raw", "--unkpen", "-50", "--max-len-b", "4")
+    assert "<unk>" in lines(generate(folder, *options), "H")[0][0]
+    done = generate(folder, *options, "--replace-unk", "")
+    sources, alignments = lines(done, "S"), lines(done, "A")
+    for index, (text,) in lines(done, "H").items():
+        pairs = [tuple(map(int, pair.split("-"))) for pair in alignments[index][0].split()]
+        assert text.split() == [sources[index][0].split()[s] for s, _ in pairs] or not sources[index][0]
 
 
 def test_prefix_is_kept(trained):
@@ -80,12 +122,16 @@ def test_prefix_is_kept(trained):
         assert text.split()[:1] == targets[index].split()[:1]
 
 
-def test_an_ensemble_of_a_model_with_itself_is_the_model(trained):
-    one = generate(trained).stdout
-    path = trained / "checkpoints" / "checkpoint_best.pt"
-    two = generate(trained, path=f"{path}:{path}").stdout
-    assert hypotheses(two) == hypotheses(one)
-    assert len(hypotheses(two)) == 21
+def test_an_ensemble_of_a_model_with_itself_is_the_model_and_with_another_is_neither(trained):
+    def scores(*names):
+        path = ":".join(str(trained / "checkpoints" / name) for name in names)
+        return re.findall(r"^H-(\d+\t[^\t]*)\t", generate(trained, path=path).stdout, re.M)
+
+    one, two = scores("checkpoint3.pt"), scores("checkpoint1.pt")
+    assert scores("checkpoint3.pt", "checkpoint3.pt") == one
+    both = scores("checkpoint3.pt", "checkpoint1.pt")
+    assert len(both) == len(one) == 21
+    assert both not in (one, two)
 
 
 def test_alignments_are_the_same_on_both_padding_sides_and_stay_inside_the_source(trained):
@@ -203,7 +249,7 @@ model:
 
 @pytest.fixture(scope="module")
 def model_folder(trained, tmp_path_factory):
-    """A folder by fairseq's hub conventions, with a SentencePiece model that spells the toy words."""
+    """A folder by fairseq's hub conventions."""
     folder = tmp_path_factory.mktemp("model")
     shutil.copy(trained / "checkpoints" / "checkpoint_best.pt", folder / "model.pt")
     for language in ("src", "tgt"):
@@ -234,24 +280,59 @@ def test_hub_refuses_a_long_sentence_by_name(model_folder):
     hub = ResMLPModel.from_pretrained(model_folder)
     with pytest.raises(InputError, match=r"source of 31 .* N = 24"):
         hub.translate(["w1 " * 30])
+    larger = ResMLPModel.from_pretrained(model_folder, encoder_max_positions=31)
+    assert len(larger.translate(["w1 " * 30])) == 1
 
 
-def test_an_installed_copy_and_the_repository_do_not_clash(toy, tmp_path):
-    """The plugin is found as an installed package and named by --user-dir, here and there."""
-    shutil.copytree(PLUGIN, tmp_path / "site" / "fairseq_resmlp")
-    env = {"PYTHONPATH": str(tmp_path / "site")}
-    for user_dir, cwd in ((PLUGIN, tmp_path), (tmp_path / "site" / "fairseq_resmlp", ROOT), ("fairseq_resmlp", ROOT)):
-        options = train_options(toy / "data-bin", tmp_path / "checkpoints")
-        options[options.index(PLUGIN)] = user_dir
-        run("fairseq-train", *options, "--max-update", "1", "--reset-dataloader", "--no-save", env=env, cwd=cwd)
-        run("python", "-m", "fairseq_cli.train", *options, "--max-update", "1", "--no-save", env=env, cwd=cwd)
+def test_the_installed_package_can_be_the_user_dir(toy, tmp_path):
+    run(
+        *("python", "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"),
+        *("--target", tmp_path / "site", ROOT),
+    )
+    options = train_options(toy / "data-bin", tmp_path / "checkpoints")
+    options[options.index(PLUGIN)] = tmp_path / "site" / "fairseq_resmlp"
+    run("fairseq-train", *options, "--max-update", "1", cwd=tmp_path)
+    assert (tmp_path / "checkpoints" / "checkpoint_last.pt").exists()
+
+
+def test_an_imported_copy_and_another_as_user_dir_do_not_clash(toy, tmp_path):
+    shutil.copytree(PLUGIN, tmp_path / "fairseq_resmlp")
+    code = "import fairseq_resmlp; from fairseq_cli.train import cli_main; cli_main()"
+    options = train_options(toy / "data-bin", tmp_path / "checkpoints")
+    done = run("python", "-c", code, *options, "--max-update", "1", cwd=tmp_path)
+    assert f"is already imported from {tmp_path / 'fairseq_resmlp'}: not using {PLUGIN}" in done.stdout + done.stderr
+    assert (tmp_path / "checkpoints" / "checkpoint_last.pt").exists()
+
+
+def test_the_readmes_commands_run_with_resmlp_base(toy, tmp_path):
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    train, translate = (
+        next(command for command in readme.replace("\\\n", " ").split("\n") if command.startswith(name)).split()
+        for name in ("fairseq-train demo", "fairseq-generate demo")
+    )
+    place = {"demo/data-bin": str(toy / "data-bin"), "checkpoints": str(tmp_path), "3": "1"}
+    place["checkpoints/checkpoint_best.pt"] = str(tmp_path / "checkpoint_best.pt")
+    assert tuple(train[train.index("--arch") :][:2]) == ("--arch", "resmlp_base")
+    run(*(place.get(part, part) for part in train), "--cpu", "--max-update", "2", cwd=ROOT)
+    done = run(*(place.get(part, part) for part in translate), "--cpu", "--max-len-b", "5", cwd=ROOT)
+    assert sorted(lines(done, "H")) == list(range(21))
+
+
+def test_training_goes_on_with_another_n_once_the_optimizer_is_reset(trained, tmp_path):
+    options = train_options(trained / "data-bin", tmp_path)
+    larger = ["--encoder-max-positions=32", "--restore-file", trained / "checkpoints" / "checkpoint_last.pt"]
+    done = run("fairseq-train", *options, *larger, "--reset-optimizer", "--max-epoch", "4")
+    log = done.stdout + done.stderr
+    assert "this checkpoint's encoder has N = 24, fitted to --encoder-max-positions 32" in log
+    assert parameters(tmp_path / "checkpoint_last.pt")["encoder.layers.0.mixing.A"].shape == (32, 32)
+    assert re.search(r"epoch 004 \| valid", log)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (["--decoder-attention-heads=3"], "--decoder-embed-dim 16 is not a multiple of --decoder-attention-heads 3"),
-        (["--encoder-embed-dim=8"], "--share-all-embeddings needs --encoder-embed-dim 8 equal to --decoder-embed-dim 16"),
+        (["--encoder-embed-dim=8"], "needs --encoder-embed-dim 8 equal to --decoder-embed-dim 16"),
         (["--left-pad-target"], "--left-pad-target is not supported"),
     ],
 )

@@ -9,9 +9,12 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import PLUGIN, ROOT, make_dictionary, make_sentences, make_task, run
-from fairseq import options
+from conftest import PLUGIN, ROOT, make_dictionary, make_model, make_sentences, make_task, run
+from fairseq import options, tasks
 from fairseq.data import LanguagePairDataset, data_utils
+from fairseq.optim import OPTIMIZER_DATACLASS_REGISTRY
+from fairseq.search import DiverseBeamSearch
+from fairseq.sequence_generator import SequenceGenerator
 
 from fairseq_resmlp import mends
 from fairseq_resmlp.errors import InputError
@@ -92,6 +95,7 @@ def test_a_sentence_too_long_is_named_with_its_length_n_and_the_option():
     dictionary = make_dictionary()
     short, long = torch.tensor([5, 2]), torch.tensor([5] * 11 + [2])
     task = make_task()
+    mends.name_long_sentences(task)
     for source, target, message in (
         (long, short, r"sentence 1: a source of 12 .* N = 10.*--encoder-max-positions 12"),
         (short, long, r"sentence 1: a target of 12 .* N = 9.*--decoder-max-positions 12"),
@@ -103,6 +107,35 @@ def test_a_sentence_too_long_is_named_with_its_length_n_and_the_option():
             task.get_batch_iterator(dataset, max_sentences=4, max_positions=(10, 9))
         kept = task.get_batch_iterator(dataset, max_sentences=4, max_positions=(10, 9), ignore_invalid_inputs=True)
         assert [b["id"].tolist() for b in kept.next_epoch_itr(shuffle=False)] == [[0]]
+
+
+def test_the_tasks_own_limit_is_named_where_it_is_the_smaller_one():
+    dictionary, long = make_dictionary(), torch.tensor([5] * 11 + [2])
+    task = make_task(max_source_positions=10)
+    mends.name_long_sentences(task)
+    dataset = LanguagePairDataset([long], [12], dictionary, [long], [12], dictionary)
+    with pytest.raises(InputError, match="longer than 10: raise --max-source-positions"):
+        task.get_batch_iterator(dataset, max_sentences=4, max_positions=(10, 24))
+
+
+def test_generation_without_sentence_numbers_works_as_in_fairseq():
+    sample = {"net_input": {"src_tokens": torch.tensor([[5, 6, 2]]), "src_lengths": torch.tensor([3])}}
+    model, dictionary = make_model(), make_task().target_dictionary
+    for search in (None, DiverseBeamSearch(dictionary, num_groups=2, diversity_strength=0.5)):
+        generator = SequenceGenerator([model], dictionary, beam_size=4, max_len_b=5, search_strategy=search)
+        assert len(generator.generate([model], sample)[0]) == 4
+
+
+def test_a_task_without_a_dataclass_is_left_alone():
+    cfg = argparse.Namespace(task="no such task", source_lang=None)
+    with pytest.raises((AssertionError, KeyError)):  # fairseq's own words, not ours
+        tasks.setup_task(cfg)
+
+
+def test_hydra_keeps_an_adagrad_that_it_knows(monkeypatch):
+    monkeypatch.setitem(OPTIMIZER_DATACLASS_REGISTRY, "adagrad", "fairseq's own")
+    mends.let_hydra_use_adagrad()
+    assert OPTIMIZER_DATACLASS_REGISTRY["adagrad"] == "fairseq's own"
 
 
 def test_an_input_error_ends_a_command_in_one_line():

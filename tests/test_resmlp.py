@@ -13,7 +13,6 @@ from fairseq_resmlp.errors import InputError
 from fairseq_resmlp.model import ARCHITECTURES, ResMLPConfig, ResMLPModel
 from fairseq_resmlp.resmlp import Aff, LinearMixing
 
-
 # The paper's formulas as explicit loops in float64.
 
 
@@ -403,6 +402,43 @@ def test_torchscript_refuses_long_input_too():
     scripted = torch.jit.script(make_model(encoder_max_positions=10))
     with pytest.raises(Exception, match="N = 10"):
         scripted.encoder(torch.full((1, 11), 5))
+
+
+# Dropout: at p = 1 nothing passes, so what is left shows where it stands.
+
+
+def test_dropout_stands_on_the_embedding_and_at_the_end_of_every_branch():
+    model = make_model(dropout=1.0).train()
+    encoder_out = model.encoder(make_sentences(1)[0][None])
+    assert torch.equal(encoder_out["encoder_out"][0], model.encoder.final.beta.expand_as(encoder_out["encoder_out"][0]))
+    features, _ = model.decoder(torch.randint(4, 44, (1, 5)), encoder_out, features_only=True)
+    assert torch.equal(features, model.decoder.final.beta.expand_as(features))
+
+
+def test_attention_dropout_stands_on_the_attention_weights():
+    model = make_model(attention_dropout=1.0).train()
+    target = torch.randint(4, 44, (1, 5))
+    one, other = (model.decoder(target, model.encoder(torch.randint(4, 44, (1, 6))))[0] for _ in range(2))
+    assert torch.equal(one, other)
+    model.eval()
+    one, other = (model.decoder(target, model.encoder(torch.randint(4, 44, (1, 6))))[0] for _ in range(2))
+    assert not torch.equal(one, other)
+
+
+def test_activation_dropout_stands_after_the_gelu():
+    ffn = make_model(activation_dropout=1.0).train().encoder.layers[0].ffn
+    x = torch.randn(3, 16)
+    assert torch.equal(ffn(x), ffn.C.bias.expand(3, 16))
+    assert not torch.equal(ffn.eval()(x), ffn.C.bias.expand(3, 16))
+
+
+@pytest.mark.parametrize("token_mixing", ["linear", "none"])
+def test_every_parameter_gets_a_gradient(token_mixing):
+    """Distributed training waits for one from each."""
+    model = make_model(token_mixing=token_mixing)
+    logits, _ = model(**make_batch(make_sentences(3), make_sentences(3))["net_input"])
+    logits.sum().backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None] == []
 
 
 def test_aff_scales_and_shifts_each_channel():

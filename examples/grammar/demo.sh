@@ -4,11 +4,14 @@
 #
 #   examples/grammar/demo.sh [FOLDER]     FOLDER is where everything is written (default: demo)
 set -euo pipefail
+out=$(realpath -m "${1:-demo}")
 cd "$(dirname "$0")/../.."
-out=${1:-demo}
+out=${out#"$PWD/"}
 
 run() {
-    printf '\n$ %s\n' "$*" >&2
+    printf '\n$' >&2
+    printf ' %q' "$@" >&2
+    printf '\n' >&2
     "$@"
 }
 
@@ -50,8 +53,8 @@ cp "$out/spm.model" "$out/model/sentencepiece.bpe.model"
 
 echo
 echo "Five of the 500 test sentences:"
-paste -d '\n' "$out/raw/test.en" "$out/linear/test.hyp.de" "$out/raw/test.de" | head -15 |
-    awk '{ split("source translation reference", name, " "); printf "%s%-12s %s\n", NR % 3 == 1 ? "\n" : "", name[(NR - 1) % 3 + 1], $0 }'
+paste "$out/raw/test.en" "$out/linear/test.hyp.de" "$out/raw/test.de" |
+    awk -F '\t' 'NR <= 5 { printf "\nsource       %s\ntranslation  %s\nreference    %s\n", $1, $2, $3 }'
 echo
 echo "With token mixing:"
 run sacrebleu "$out/raw/test.de" -i "$out/linear/test.hyp.de" -f text

@@ -1,0 +1,96 @@
+"""Every architecture builds, learns and translates; a stored model translates as the day it was stored."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import make_batch, make_sentences, make_task
+from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_REGISTRY
+from fairseq.sequence_generator import SequenceGenerator
+
+from fairseq_resmlp import ResMLPModel
+from fairseq_resmlp.model import ARCHITECTURES, ResMLPConfig
+
+STORED = Path(__file__).parent / "stored"
+
+
+@pytest.mark.parametrize("arch", ["resmlp", *ARCHITECTURES])
+def test_every_architecture_learns_and_translates(arch):
+    torch.manual_seed(1)
+    assert ARCH_MODEL_REGISTRY[arch] is ResMLPModel
+    task = make_task()
+    model = ResMLPModel.build_model(ResMLPConfig(**ARCHITECTURES.get(arch, {}), share_all_embeddings=True), task)
+    sources = make_sentences(4)
+    sample = make_batch(sources, sources)
+    optimizer = torch.optim.Adagrad(model.parameters(), lr=0.01)
+
+    def loss():
+        logits, _ = model(**sample["net_input"])
+        return torch.nn.functional.cross_entropy(logits.flatten(0, 1), sample["target"].flatten(), ignore_index=1)
+
+    model.eval()
+    before = loss()
+    before.backward()
+    optimizer.step()
+    assert loss() < before
+    hypotheses = SequenceGenerator([model], task.target_dictionary, beam_size=2, max_len_b=4).generate([model], sample)
+    assert [len(h) for h in hypotheses] == [2] * 4
+
+
+def test_architectures_are_what_the_docs_say():
+    def built(arch):
+        cfg = ResMLPConfig()
+        options = type("Options", (), {})()
+        ARCH_CONFIG_REGISTRY[arch](options)
+        for name, value in vars(options).items():
+            assert hasattr(cfg, name), name
+            setattr(cfg, name, value)
+        return cfg
+
+    base = built("resmlp_base")
+    assert (base.encoder_layers, base.decoder_layers) == (6, 6)
+    assert (base.encoder_embed_dim, base.encoder_ffn_embed_dim, base.decoder_attention_heads) == (512, 2048, 8)
+    assert (base.encoder_max_positions, base.decoder_max_positions) == (256, 256)
+    for arch, layers, dropout in (
+        ("resmlp_base_12", 12, 0.1),
+        ("resmlp_wmt_en_de", 6, 0.15),
+        ("resmlp_wmt_en_de_12", 12, 0.15),
+        ("resmlp_wmt_en_fr", 6, 0.1),
+        ("resmlp_wmt_en_fr_12", 12, 0.1),
+    ):
+        cfg = built(arch)
+        assert (cfg.encoder_layers, cfg.decoder_layers, cfg.dropout) == (layers, layers, dropout)
+    iwslt = built("resmlp_iwslt_de_en")
+    assert (iwslt.encoder_ffn_embed_dim, iwslt.decoder_attention_heads, iwslt.dropout) == (1024, 4, 0.3)
+
+
+def test_an_option_given_by_the_user_wins_over_the_architecture():
+    options = type("Options", (), {"encoder_layers": 2})()
+    ARCH_CONFIG_REGISTRY["resmlp_base_12"](options)
+    assert (options.encoder_layers, options.decoder_layers) == (2, 12)
+
+
+def test_tied_embeddings_are_one_parameter():
+    model = ResMLPModel.build_model(ResMLPConfig(share_all_embeddings=True), make_task())
+    assert model.encoder.embed_tokens.weight is model.decoder.embed_tokens.weight
+    assert model.decoder.output_projection.weight is model.decoder.embed_tokens.weight
+    model = ResMLPModel.build_model(ResMLPConfig(share_decoder_input_output_embed=True), make_task())
+    assert model.encoder.embed_tokens.weight is not model.decoder.embed_tokens.weight
+    assert model.decoder.output_projection.weight is model.decoder.embed_tokens.weight
+    model = ResMLPModel.build_model(ResMLPConfig(), make_task())
+    assert model.decoder.output_projection.weight is not model.decoder.embed_tokens.weight
+
+
+def test_the_stored_model_translates_as_when_it_was_stored(tmp_path):
+    """Made by tests/stored/make.py; a change here means that old checkpoints translate otherwise than they did."""
+    shutil.copytree(STORED, tmp_path / "model")
+    hub = ResMLPModel.from_pretrained(tmp_path / "model")
+    for expected in json.loads((STORED / "expected.json").read_text(encoding="utf-8")):
+        hypotheses = hub.generate([hub.encode(expected["source"])], beam=4)[0]
+        assert [hub.decode(h["tokens"]) for h in hypotheses] == [h["translation"] for h in expected["hypotheses"]]
+        for got, stored in zip(hypotheses, expected["hypotheses"]):
+            torch.testing.assert_close(
+                got["positional_scores"], torch.tensor(stored["scores"]), atol=1e-4, rtol=0, check_dtype=False
+            )
