@@ -49,7 +49,8 @@ def _load(path: str) -> Dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise InputError(f"{path} cannot be loaded as a checkpoint: {str(error).splitlines()[0]}") from error
+        reason = (str(error).splitlines() or ["it ends too early"])[0]
+        raise InputError(f"{path} cannot be loaded as a checkpoint: {reason}") from error
     parameters = state.get("model") if isinstance(state, dict) else None
     if not isinstance(parameters, dict) or not all(torch.is_tensor(value) for value in parameters.values()):
         raise InputError(f"{path} is not a fairseq checkpoint: it holds no model")

@@ -24,7 +24,7 @@ def test_every_architecture_learns_and_translates(arch):
     model = ResMLPModel.build_model(ResMLPConfig(**ARCHITECTURES.get(arch, {}), share_all_embeddings=True), task)
     sources = make_sentences(4)
     sample = make_batch(sources, sources)
-    optimizer = torch.optim.Adagrad(model.parameters(), lr=0.01)
+    optimizer = torch.optim.Adagrad(model.parameters(), lr=1e-4)
 
     def loss():
         logits, _ = model(**sample["net_input"])

@@ -15,6 +15,11 @@ run() {
     "$@"
 }
 
+run_line() {
+    printf '\n$ %s\n' "$1" >&2
+    eval "$1"
+}
+
 # train_and_translate NAME OPTION...: trains $out/NAME and writes the translation of the test set beside it.
 train_and_translate() {
     local name=$1
@@ -27,7 +32,9 @@ train_and_translate() {
     run fairseq-generate "$out/data-bin" --user-dir fairseq_resmlp --path "$out/$name/checkpoint_best.pt" \
         --beam 4 --remove-bpe sentencepiece --max-tokens 4000 --cpu --results-path "$out/$name"
     # Lines H-<sentence> <score> <translation>, longest sentences first: back into the order of the test set
-    run bash -c "grep ^H- $out/$name/generate-test.txt | sed s/^H-// | sort -n | cut -f3 > $out/$name/test.hyp.de"
+    local folder
+    folder=$(printf %q "$out/$name")
+    run_line "grep ^H- $folder/generate-test.txt | sed s/^H-// | sort -n | cut -f3 > $folder/test.hyp.de"
 }
 
 mkdir -p "$out"
@@ -67,7 +74,7 @@ Where everything lies:
   $out/raw                     the corpus, raw text
   $out/spm.model               SentencePiece model, and its output in $out/pieces
   $out/data-bin                what fairseq-preprocess made of it
-  $out/linear, $out/none         checkpoints, fairseq-generate's output, translations
+  $out/linear, $out/none       checkpoints, fairseq-generate's output, translations
   $out/model                   a folder to translate with:
 
 python -c "from fairseq_resmlp import ResMLPModel; print(ResMLPModel.from_pretrained('$out/model').translate(['The old king sees a small dog.']))"
