@@ -5,6 +5,7 @@ Each mend names fairseq's issue where there is one, changes nothing where fairse
 that fails without it in tests/test_mends.py or tests/test_commands.py.
 """
 
+import _codecs
 import argparse
 import functools
 import logging
@@ -63,7 +64,9 @@ def allow_checkpoints() -> None:
     multiarray = (getattr(np, "_core", None) or np.core).multiarray
     numbers = [type(np.dtype(t)) for t in (np.float64, np.int64)]
     allowed = [argparse.Namespace, np.ndarray, np.dtype, multiarray._reconstruct, multiarray.scalar, *numbers]
-    if not old_torch and hasattr(np, "_core"):
+    if old_torch:
+        allowed.append(_codecs.encode)  # how pickle writes bytes; later torch knows it by itself
+    elif hasattr(np, "_core"):
         # Checkpoints written under NumPy 1 know these two by their old names.
         allowed += [(multiarray._reconstruct, "numpy.core.multiarray._reconstruct")]
         allowed += [(multiarray.scalar, "numpy.core.multiarray.scalar")]

@@ -81,8 +81,9 @@ def test_match_source_len_gives_translations_as_long_as_the_source(trained):
     done = generate(trained, "--match-source-len")
     sources, texts = lines(done, "S"), lines(done, "H")
     assert len(texts) == 21
-    # fairseq counts the source's end-of-sentence mark, too.
-    assert all(len(texts[i][0].split()) == len(sources[i][0].split()) + 1 for i in texts)
+    # fairseq-fixed counts the source's end-of-sentence mark, too, fairseq 0.12.2 does not.
+    longer = {len(texts[i][0].split()) - len(sources[i][0].split()) for i in texts if sources[i][0]}
+    assert longer in ({0}, {1})
 
 
 def test_no_repeat_ngram_size_forbids_repeated_bigrams(trained):
