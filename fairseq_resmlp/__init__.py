@@ -2,7 +2,10 @@
 
 import logging
 
-# Importing fairseq's tasks says that tensorboardX is missing, for speech synthesis.
+# Some of fairseq's modules set up logging for everybody when they are imported, down to DEBUG, and one of them says
+# that tensorboardX is missing. Where this import is what brings fairseq in, logging stays as it was.
+_root = logging.getLogger()
+_level, _handlers = _root.level, list(_root.handlers)
 logging.getLogger("fairseq.tasks.text_to_speech").setLevel(logging.WARNING)
 
 from . import mends  # noqa: E402
@@ -10,6 +13,9 @@ from . import mends  # noqa: E402
 mends.apply()
 
 from .model import ResMLPModel  # noqa: E402  the mends come first
+
+_root.setLevel(_level)
+_root.handlers[:] = _handlers
 
 __all__ = ["ResMLPModel"]
 __version__ = "0.1.0"

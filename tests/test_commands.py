@@ -272,6 +272,17 @@ def test_hub_keeps_empty_lines_in_place(model_folder):
     assert got[0] == got[2]
 
 
+def test_in_python_nothing_is_printed_that_was_not_asked_for(model_folder):
+    code = f"""
+from fairseq_resmlp import ResMLPModel
+import logging
+assert (logging.root.level, logging.root.handlers) == (logging.WARNING, [])
+assert len(ResMLPModel.from_pretrained({str(model_folder)!r}).translate(["w1 w2"])) == 1
+"""
+    done = run("python", "-c", code, cwd=ROOT)
+    assert done.stdout + done.stderr == ""
+
+
 def test_hub_names_a_missing_checkpoint(tmp_path):
     with pytest.raises(InputError, match=r"no checkpoint model.pt in .*checkpoint_file="):
         ResMLPModel.from_pretrained(tmp_path)
