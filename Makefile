@@ -36,6 +36,10 @@ $(VENV)/installed: setup.py constraints.txt
 	env -u CUDA_HOME $(INSTALL) --no-build-isolation -e .
 	@touch $@
 
+$(VENV)/installed-reproduce: $(VENV)/installed
+	$(INSTALL) --no-build-isolation -e '.[reproduce]'
+	@touch $@
+
 $(VENV)/installed-test: $(VENV)/installed
 	$(INSTALL) --no-build-isolation -e '.[test]'
 	@touch $@

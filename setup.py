@@ -27,6 +27,9 @@ setup(
         "sacrebleu>=2.3",
         "sentencepiece>=0.1.99",
     ],
-    extras_require={"test": ["pytest>=7", "ruff"]},
+    extras_require={
+        "reproduce": ["sacremoses>=0.1", "tensorboardX>=2.6"],  # what scripts/ needs beyond fairseq
+        "test": ["fairseq-resmlp[reproduce]", "pytest>=7", "ruff"],
+    },
     entry_points={"console_scripts": ["fairseq-resmlp = fairseq_resmlp.cli:main"]},
 )
