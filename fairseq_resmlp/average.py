@@ -26,7 +26,7 @@ def average_checkpoints(paths: Sequence[str]) -> Dict[str, Any]:
     """
     total: Dict[str, torch.Tensor] = {}
     for path in paths:
-        state = _load(path)
+        state = load_checkpoint(path)
         parameters = state["model"]
         if not total:
             total = {name: torch.zeros_like(value, dtype=torch.float64) for name, value in parameters.items()}
@@ -45,7 +45,8 @@ def average_checkpoints(paths: Sequence[str]) -> Dict[str, Any]:
     return state
 
 
-def _load(path: str) -> Dict[str, Any]:
+def load_checkpoint(path: str) -> Dict[str, Any]:
+    """Load a fairseq checkpoint weights-only on the CPU; InputError if the file is none."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
