@@ -1,13 +1,16 @@
 """The command `fairseq-resmlp`: only what fairseq has no command for."""
 
+import json
 import os
-from contextlib import contextmanager
-from typing import Iterator, Tuple
+from contextlib import ExitStack, contextmanager
+from typing import Iterator, List, Optional, Sequence, Tuple
 
 import click
 import torch
 
 from .average import average_checkpoints
+from .collection import collect as collect_texts
+from .download import download as fetch
 from .errors import InputError
 
 
@@ -43,63 +46,104 @@ def written_whole(path: str) -> Iterator[str]:
             os.remove(partial)
 
 
+def in_groups(words: Sequence[str], size: int, names: str) -> List[Sequence[str]]:
+    """Cut a list of arguments into groups of `size`."""
+    if len(words) % size:
+        raise InputError(f"{len(words)} arguments are not groups of {names}")
+    return [words[i : i + size] for i in range(0, len(words), size)]
+
+
 existing = click.Path(exists=True, dir_okay=False)
+
+
+@main.command("download")
+@click.argument("files", nargs=-1, required=True, metavar="[URL CHECKSUM]...")
+@click.option("--to", required=True, type=click.Path(file_okay=False), help="Folder for the files.")
+@click.option("--mirror", help="Fetch every file from this address, by its name, instead.")
+def download(files: Tuple[str, ...], to: str, mirror: Optional[str]) -> None:
+    """Fetch each URL into a folder, unless it is there, and compare it with its CHECKSUM.
+
+    CHECKSUM is sha256:... or md5:..., or - where none is known. What an interruption left is continued.
+    """
+    for url, checksum in in_groups(files, 2, "URL CHECKSUM"):
+        name = url.rsplit("/", 1)[1]
+        address = f"{mirror.rstrip('/')}/{name}" if mirror else url
+        click.echo(f"{name} from {address}")
+        sha256 = fetch(address, os.path.join(to, name), checksum)
+        click.echo(f"{name}: sha256 {sha256}, {'no checksum to compare with' if checksum == '-' else 'as recorded'}")
+
+
+@main.command("collect")
+@click.argument("texts", nargs=-1, required=True, metavar="[SPLIT SOURCE TARGET]...")
+@click.option("--languages", nargs=2, required=True, metavar="SOURCE TARGET", help="Such as: en de.")
+@click.option("--downloads", default=".", type=click.Path(file_okay=False), help="Folder of the archives.")
+@click.option("--out-dir", required=True, type=click.Path(file_okay=False), help="Folder for SPLIT.LANGUAGE.")
+def collect(texts: Tuple[str, ...], languages: Tuple[str, str], downloads: str, out_dir: str) -> None:
+    """Write the raw text of every split, from archives or local files, into one file a language.
+
+    SOURCE and TARGET are files, or ARCHIVE:PATH for a file inside an archive; .gz and .sgm are unpacked. Several of
+    one SPLIT are joined. SPLIT held-out N takes N sentences out of train.
+    """
+    pairs = collect_texts(in_groups(texts, 3, "SPLIT SOURCE TARGET"), languages, downloads, out_dir)
+    for split, count in pairs.items():
+        click.echo(f"{os.path.join(out_dir, split)}.{{{','.join(languages)}}}: {count:,} pairs")
 
 
 @main.command("spm-train")
 @click.argument("files", nargs=-1, required=True, type=existing)
 @click.option("--model", required=True, type=click.Path(dir_okay=False), help="File to write.")
 @click.option("--vocab-size", default=8000, type=click.IntRange(min=1), show_default=True, help="Number of pieces.")
-def spm_train(files: Tuple[str, ...], model: str, vocab_size: int) -> None:
+@click.option(
+    "--max-lines",
+    default=2_000_000,
+    type=click.IntRange(min=1),
+    show_default=True,
+    help="Of more lines, take evenly spaced ones: memory grows with this number.",
+)
+def spm_train(files: Tuple[str, ...], model: str, vocab_size: int, max_lines: int) -> None:
     """Learn one SentencePiece BPE model from the raw text FILES of both languages."""
-    import sentencepiece
+    from .pieces import train_pieces
 
     with written_whole(model) as partial, open(partial, "wb") as out:
-        try:
-            sentencepiece.SentencePieceTrainer.train(
-                input=list(files),
-                model_writer=out,
-                vocab_size=vocab_size,
-                model_type="bpe",  # as in the paper's setup, which follows Ott et al. (2018)
-                character_coverage=1.0,
-                # fairseq's dictionary has its own <s> and </s>.
-                bos_id=-1,
-                eos_id=-1,
-                minloglevel=2,
-            )
-        except RuntimeError as error:
-            # SentencePiece's message begins with a place in its C++ source.
-            reason = str(error).splitlines()[0].split("] ")[-1].strip()
-            raise InputError(f"SentencePiece cannot learn {vocab_size} pieces from this text: {reason}") from error
-    click.echo(f"{model}: {vocab_size} pieces from {', '.join(files)}")
+        lines = train_pieces(files, out, vocab_size, max_lines)
+    click.echo(f"{model}: {vocab_size} pieces from {lines:,} lines of {', '.join(files)}")
 
 
 @main.command("spm-encode")
 @click.argument("files", nargs=-1, required=True, type=existing)
 @click.option("--model", required=True, type=existing, help="SentencePiece model.")
 @click.option("--out-dir", required=True, type=click.Path(file_okay=False), help="Folder for the encoded files.")
-def spm_encode(files: Tuple[str, ...], model: str, out_dir: str) -> None:
-    """Cut each of the raw text FILES into pieces, line by line, into a file of the same name in --out-dir."""
-    import sentencepiece
+@click.option("--clean", is_flag=True, help="FILES are the two sides of a text: drop pairs of no use, and say why.")
+@click.option("--max-length", default=250, show_default=True, help="With --clean: the most pieces of a side.")
+@click.option("--max-ratio", default=1.5, show_default=True, help="With --clean: longer to shorter side, in pieces.")
+@click.option("--report", type=click.Path(dir_okay=False), help="With --clean: JSON file for the counts.")
+@click.option("--workers", default=os.cpu_count(), type=click.IntRange(min=1), help="Processes (default: one a core).")
+def spm_encode(files, model, out_dir, clean, max_length, max_ratio, report, workers) -> None:
+    """Cut each of the raw text FILES into pieces, line by line, into a file of the same name in --out-dir.
 
-    try:
-        pieces = sentencepiece.SentencePieceProcessor(model_file=model)
-    except RuntimeError as error:
-        raise InputError(f"{model} is not a SentencePiece model") from error
-    os.makedirs(out_dir, exist_ok=True)
-    for file in files:
-        target = os.path.join(out_dir, os.path.basename(file))
+    Every line is kept unless --clean is given.
+    """
+    from .pieces import Cleaning, Encoder, encode_files
+
+    Encoder(model)  # an error in the model is told once, before the workers start
+    targets = [os.path.join(out_dir, os.path.basename(file)) for file in files]
+    for file, target in zip(files, targets):
         if os.path.exists(target) and os.path.samefile(file, target):
             raise InputError(f"{target} would overwrite its own input: choose another --out-dir")
-        with open(file, "rb") as source, written_whole(target) as partial, open(partial, "wb") as out:
-            number = 0
-            for number, line in enumerate(source, start=1):
-                try:
-                    text = line.decode("utf-8").rstrip("\r\n")
-                except UnicodeDecodeError as error:
-                    raise InputError(f"{file} is not UTF-8 in line {number}: {error.reason}") from error
-                out.write((" ".join(pieces.encode(text, out_type=str)) + "\n").encode("utf-8"))
-        click.echo(f"{target}: {number} lines")
+    if clean and len(files) != 2:
+        raise InputError(f"--clean takes two files, the sides of one text, not {len(files)}")
+    cleaning = Cleaning(max_length, max_ratio) if clean else None
+    groups = [(files, targets)] if clean else [([file], [target]) for file, target in zip(files, targets)]
+    for sources, outs in groups:
+        with ExitStack() as stack:
+            partial = [stack.enter_context(written_whole(out)) for out in outs]
+            lines, dropped = encode_files(sources, partial, model, workers, cleaning)
+        click.echo(f"{', '.join(outs)}: {lines:,} lines")
+        for reason, count in dropped.most_common():
+            click.echo(f"  dropped {count:,} pairs: {reason}")
+        if report:
+            with written_whole(report) as partial_report, open(partial_report, "w") as out:
+                json.dump({"kept": lines, "dropped": dict(dropped)}, out, indent=1)
 
 
 @main.command("average")
@@ -110,3 +154,41 @@ def average(checkpoints: Tuple[str, ...], output: str) -> None:
     with written_whole(output) as partial:
         torch.save(average_checkpoints(checkpoints), partial)
     click.echo(f"{output}: the mean of {len(checkpoints)} checkpoints")
+
+
+@main.command("score")
+@click.argument("hypotheses", type=existing)
+@click.option("--reference", required=True, type=existing, help="Plain text, line by line what HYPOTHESES should be.")
+@click.option("--target-lang", required=True, help="Language of both; for de one more score splits compounds.")
+@click.option("--against", type=existing, help="Another system's output, for a paired bootstrap test.")
+@click.option("--json", "json_file", type=click.Path(dir_okay=False), help="File for scores, hashes and versions.")
+@click.option("--checkpoint", type=existing, help="For --json: the model, to record its hash and training options.")
+@click.option("--record", multiple=True, metavar="NAME=VALUE", help="For --json: a text, such as a command.")
+@click.option("--record-json", multiple=True, metavar="NAME=FILE", help="For --json: the content of a JSON file.")
+def score_text(hypotheses, reference, target_lang, against, json_file, checkpoint, record, record_json) -> None:
+    """Score the translations in HYPOTHESES: plain text, without pieces or tokenization, one sentence a line."""
+    from . import score
+
+    if not json_file and (checkpoint or record or record_json):
+        raise click.UsageError("--checkpoint, --record and --record-json add to the file of --json: name one")
+    records = score.read_records(record, record_json)
+    own, right, *other = score.read_parallel(hypotheses, reference, *([against] if against else []))
+    scores = score.score(own.lines, right.lines, target_lang)
+    comparisons = score.compare(own.lines, other[0].lines, right.lines) if other else []
+    if json_file:
+        report = {
+            "scores": scores,
+            "comparisons": comparisons,
+            "paper": score.PAPER,
+            "target_lang": target_lang,
+            "lines": len(own.lines),
+            "hypotheses": own,
+            "reference": right,
+            "against": other[0] if other else None,
+            "checkpoint": score.describe_checkpoint(checkpoint) if checkpoint else None,
+            "records": records,
+            **score.surroundings(),
+        }
+        with written_whole(json_file) as partial, open(partial, "w", encoding="utf-8") as out:
+            out.write(score.to_json(report))
+    click.echo(score.table(scores, comparisons, against))
