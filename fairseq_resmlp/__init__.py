@@ -8,9 +8,10 @@ _root = logging.getLogger()
 _level, _handlers = _root.level, list(_root.handlers)
 logging.getLogger("fairseq.tasks.text_to_speech").setLevel(logging.WARNING)
 
-from . import mends  # noqa: E402
+from . import mends, progress  # noqa: E402
 
 mends.apply()
+progress.show_time_left()
 
 from .model import ResMLPModel  # noqa: E402  the mends come first
 

@@ -2,7 +2,7 @@
 
 fairseq imports --user-dir before it reads data or checkpoints, so one import serves every command.
 Each mend names fairseq's issue where there is one, changes nothing where fairseq needs it no longer, and has a test
-that fails without it in tests/test_mends.py or tests/test_commands.py.
+that fails without it in tests/test_mends.py, tests/test_commands.py or tests/test_scripts.py.
 """
 
 import _codecs
@@ -17,9 +17,10 @@ from typing import List
 
 import numpy as np
 import torch
-from fairseq import options, tasks, utils
+from fairseq import checkpoint_utils, options, tasks, utils
 from fairseq.data import data_utils
 from fairseq.dataclass import FairseqDataclass
+from fairseq.file_io import PathManager
 from fairseq.optim import OPTIMIZER_DATACLASS_REGISTRY, OPTIMIZER_REGISTRY
 from fairseq.search import DiverseBeamSearch
 from fairseq.sequence_generator import SequenceGenerator
@@ -38,6 +39,8 @@ def apply() -> None:
     allow_checkpoints()
     keep_last_batch()
     resume_with_the_same_batches()
+    train_no_longer_than_told()
+    copy_checkpoints_whole()
     remember_languages()
     number_sentences_in_diverse_beam_search()
     replace_unknown_words()
@@ -121,6 +124,44 @@ def resume_with_the_same_batches() -> None:
         return iterator
 
     FairseqTask.get_batch_iterator = get_batch_iterator
+
+
+def train_no_longer_than_told() -> None:
+    """Leave a training that has had its --max-update as it is.
+
+    Run again, fairseq trains one update more before it looks at the limit, and overwrites the last checkpoint.
+    """
+    original = checkpoint_utils.load_checkpoint
+
+    @functools.wraps(original)
+    def load_checkpoint(cfg, trainer, **kwargs):
+        loaded = original(cfg, trainer, **kwargs)
+        limit, updates = trainer.cfg.optimization.max_update, trainer.get_num_updates()
+        if 0 < limit <= updates:
+            logger.info(f"nothing to do: this training has had {updates} updates, and --max-update is {limit}")
+            sys.exit(0)
+        return loaded
+
+    checkpoint_utils.load_checkpoint = load_checkpoint
+
+
+def copy_checkpoints_whole() -> None:
+    """Let no checkpoint be half written under its own name.
+
+    fairseq writes the first of several names under a temporary one, but copies it to the others, and
+    checkpoint_last.pt is one of them: killed in a copy, a training cannot be resumed.
+    """
+    original = PathManager.copy
+
+    @functools.wraps(original)
+    def copy(src_path, dst_path, overwrite=False):
+        if not PathManager.supports_rename(dst_path):
+            return original(src_path, dst_path, overwrite)
+        original(src_path, f"{dst_path}.tmp", overwrite)
+        PathManager.rename(f"{dst_path}.tmp", dst_path)
+        return dst_path
+
+    PathManager.copy = staticmethod(copy)
 
 
 def remember_languages() -> None:

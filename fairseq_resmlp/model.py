@@ -81,6 +81,15 @@ ARCHITECTURES: Dict[str, Dict[str, object]] = {
         "decoder_attention_heads": 4,
         "dropout": 0.3,
     },
+    "resmlp_small": {
+        "encoder_embed_dim": 256,
+        "encoder_ffn_embed_dim": 1024,
+        "encoder_layers": 3,
+        "decoder_embed_dim": 256,
+        "decoder_ffn_embed_dim": 1024,
+        "decoder_layers": 3,
+        "decoder_attention_heads": 4,
+    },
     "resmlp_tiny": {
         "encoder_embed_dim": 128,
         "encoder_ffn_embed_dim": 512,

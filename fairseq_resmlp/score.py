@@ -218,7 +218,7 @@ _BUFFERS = (".version", "._float_tensor")
 
 
 def describe_checkpoint(path: str) -> Dict[str, Any]:
-    """What identifies a fairseq checkpoint: its hash, its updates, its parameters, the options of its training.
+    """What identifies a fairseq checkpoint: its hash, updates, parameters, and how it was trained.
 
     Raises:
         InputError: it is not a checkpoint
@@ -234,6 +234,7 @@ def describe_checkpoint(path: str) -> Dict[str, Any]:
         "sha256": digest.hexdigest(),
         "updates": history[-1].get("num_updates"),
         "parameters": count_parameters(state["model"]),
+        "training_seconds": state.get("extra_state", {}).get("previous_training_time"),
         "options": state.get("cfg") or state.get("args"),
     }
 

@@ -3,6 +3,7 @@
 import argparse
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 
@@ -12,6 +13,7 @@ import torch
 from conftest import PLUGIN, ROOT, make_dictionary, make_model, make_sentences, make_task, run
 from fairseq import options, tasks
 from fairseq.data import LanguagePairDataset, data_utils
+from fairseq.file_io import PathManager
 from fairseq.optim import OPTIMIZER_DATACLASS_REGISTRY
 from fairseq.search import DiverseBeamSearch
 from fairseq.sequence_generator import SequenceGenerator
@@ -64,6 +66,24 @@ def test_sets_of_any_size_lose_no_sentence(size):
         batches = task.get_batch_iterator(dataset, required_batch_size_multiple=8, **limits)
         ids = [i for batch in batches.next_epoch_itr(shuffle=False) for i in batch["id"].tolist()]
         assert sorted(ids) == list(range(size))
+
+
+def test_a_checkpoint_is_never_half_written_under_its_own_name(tmp_path, monkeypatch):
+    source, target = tmp_path / "checkpoint_1_10.pt", tmp_path / "checkpoint_last.pt"
+    source.write_bytes(b"new" * 1000)
+    target.write_bytes(b"old")
+
+    def copies_half(src, dst):
+        with open(dst, "wb") as out:
+            out.write(b"new" * 500)
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError):
+        patch.setattr(shutil, "copyfile", copies_half)
+        PathManager.copy(str(source), str(target), overwrite=True)
+    assert target.read_bytes() == b"old"
+    assert PathManager.copy(str(source), str(target), overwrite=True)  # fairseq asserts that it is true
+    assert target.read_bytes() == source.read_bytes()
 
 
 def test_an_empty_set_makes_no_batch():

@@ -168,7 +168,9 @@ def test_the_json_tells_all_that_made_the_scores(files, tmp_path):
     model = make_model(share_all_embeddings=True)
     options = {"model": argparse.Namespace(dropout=0.1), "optimization": {"lr": [0.2], "max_update": float("inf")}}
     checkpoint = tmp_path / "model.pt"
-    torch.save({"model": model.state_dict(), "cfg": options, "optimizer_history": [{"num_updates": 7}]}, checkpoint)
+    history, extra = [{"num_updates": 7}], {"previous_training_time": 12.5}
+    state = {"model": model.state_dict(), "cfg": options, "optimizer_history": history, "extra_state": extra}
+    torch.save(state, checkpoint)
     (tmp_path / "times.json").write_text('{"seconds": 1.5}')
     done = score_command(
         *(*files, "--checkpoint", checkpoint, "--json", tmp_path / "new" / "scores.json"),
@@ -187,6 +189,7 @@ def test_the_json_tells_all_that_made_the_scores(files, tmp_path):
         "sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
         "updates": 7,
         "parameters": sum(p.numel() for p in model.parameters()),
+        "training_seconds": 12.5,
         "options": {"model": {"dropout": 0.1}, "optimization": {"lr": [0.2], "max_update": "inf"}},
     }
     assert stored["records"] == {"command": "generate --beam=4 ä", "times": {"seconds": 1.5}}

@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# From nothing to BLEU: prepare.sh, train.sh and evaluate.sh, one after the other.
+#
+#   scripts/reproduce.sh CORPUS [ARCH] [--from DIR | --mirror URL] [--out DIR] [-- OPTION...]
+#
+#   CORPUS         wmt14.en-de, wmt14.en-fr, multi30k.en-de, multi30k.en-fr, tatoeba.en-de, or a folder with a corpus.sh
+#   ARCH           an architecture of the plugin (default: the corpus' own)
+#   --from DIR     take local text, DIR/train.en and so on, one file a split and language, and download nothing
+#   --mirror URL   download URL/FILE in place of each file's own address
+#   --out DIR      write there (default: runs/CORPUS)
+#   OPTION...      more options for fairseq-train
+#
+# It can be stopped at any point and run again: what is done is not done twice.
+arguments=("$@")
+. "$(dirname "$0")/common.sh"
+count=$((${#arguments[@]} - ${#options[@]}))
+"$root/scripts/prepare.sh" "${arguments[@]:0:count}"
+"$root/scripts/train.sh" "${arguments[@]}"
+"$root/scripts/evaluate.sh" "${arguments[@]:0:count}"

@@ -1,0 +1,49 @@
+#!/usr/bin/env bash
+# Train by the paper's recipe, with the settings of the corpus.
+#
+#   scripts/train.sh CORPUS [ARCH] [--out DIR] [-- OPTION...]
+#
+#   ARCH        an architecture of the plugin (default: the corpus' own); checkpoints are in DIR/ARCH/checkpoints
+#   --out DIR   where prepare.sh wrote (default: runs/CORPUS)
+#   OPTION...   more options for fairseq-train, such as -- --lr 0.1
+#
+# It uses all GPUs of the machine, or its CPU. An update takes as many tokens whatever the number of devices. Several
+# machines, or several processes on CPUs:
+#
+#   torchrun --nproc-per-node 2 --no-python scripts/train.sh CORPUS ARCH
+#
+# Run again, it goes on from its last checkpoint.
+. "$(dirname "$0")/common.sh"
+[ -e "$out/data-bin" ] || fail "$out/data-bin is not there: run scripts/prepare.sh $corpus first"
+
+gpus=$(python -c 'import torch; print(torch.cuda.device_count())')
+devices=${WORLD_SIZE:-$((gpus > 0 ? gpus : 1))}
+update_freq=$(((batch_tokens + devices * device_tokens - 1) / (devices * device_tokens)))
+max_tokens=$((batch_tokens / (devices * update_freq)))
+
+device_options=(--cpu)
+# With --fp16 fairseq rounds the parameters; --amp rounds products alone. Nothing normalises this model's activations.
+[ "$gpus" = 0 ] || device_options=(--amp)
+if [ "$devices" -gt 1 ]; then
+    # Without it the other ranks refuse what rank 0 sends them from a checkpoint.
+    device_options+=(--load-checkpoint-on-all-dp-ranks)
+fi
+if [ -n "${WORLD_SIZE:-}" ]; then
+    device_options+=(--distributed-world-size "$WORLD_SIZE" --distributed-rank "$RANK" --distributed-no-spawn
+        --distributed-init-method env:// --device-id "$LOCAL_RANK")
+    [ "$gpus" != 0 ] || device_options+=(--distributed-backend gloo --ddp-backend legacy_ddp)
+fi
+
+if [ "${RANK:-0}" = 0 ]; then
+    no_one_else_in "$model"
+    step "$corpus, $arch: $updates updates of $batch_tokens tokens, on $devices $([ "$gpus" = 0 ] && echo CPU || echo GPU)" \
+        "process(es) with $max_tokens tokens and --update-freq $update_freq"
+fi
+run fairseq-train "$out/data-bin" --user-dir fairseq_resmlp --arch "$arch" --share-all-embeddings --dropout "$dropout" \
+    --optimizer adagrad --lr "$lr" --lr-scheduler fixed --warmup-updates "$warmup_updates" --clip-norm 1.0 \
+    --criterion label_smoothed_cross_entropy --label-smoothing 0.1 \
+    --max-tokens "$max_tokens" --update-freq "$update_freq" --max-update "$updates" --seed 1 \
+    --save-interval-updates "$save_updates" --keep-interval-updates "$average" \
+    --no-epoch-checkpoints --save-interval 1000000 --validate-interval 1000000 \
+    --save-dir "$model/checkpoints" --tensorboard-logdir "$model/tensorboard" --log-file "$model/train.log" \
+    --log-interval 100 "${device_options[@]}" "${options[@]}"

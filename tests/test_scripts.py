@@ -1,0 +1,307 @@
+"""The scripts go from archives of WMT14's names and layouts to BLEU, and from where they were stopped to the same end.
+
+A server on 127.0.0.1 stands for the public addresses; the text is that of the grammar corpus.
+"""
+
+import hashlib
+import io
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import tarfile
+import time
+
+import pytest
+import torch
+from conftest import ROOT, run
+from mirror import mirror
+
+SCRIPTS = ROOT / "scripts"
+# 20 updates, with checkpoints after 10 and 20
+SETTINGS = """
+vocab_size=400
+default_arch=resmlp_tiny
+dropout=0
+lr=0.05
+warmup_updates=20
+batch_tokens=800
+device_tokens=400
+updates=20
+save_updates=10
+average=2
+"""
+
+
+def tar(path, members):
+    with tarfile.open(path, "w:gz") as archive:
+        for name, lines in members.items():
+            data = "".join(lines).encode()
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+
+
+def sgm(lines):
+    segments = [f'<seg id="{i}">{line.strip()}</seg>\n' for i, line in enumerate(lines, 1)]
+    return ['<srcset setid="newstest2014" srclang="any">\n<doc docid="1">\n', *segments, "</doc>\n</srcset>\n"]
+
+
+def build_archives(folder, train, valid, test):
+    """Archives of WMT14 English-German; each argument is a pair of lists of lines."""
+    folder.mkdir()
+    third = len(train[0]) // 3
+    parts = [[side[i * third : (i + 1) * third] for side in train] for i in range(3)]
+    crlf = [[line.replace("\n", "\r\n") for line in side] for side in parts[0]]
+    split = [[line.replace(" ", "\u2028", 1) for line in side] for side in parts[1]]
+    names = ("training/europarl-v7.de-en", "commoncrawl.de-en", "training/news-commentary-v9.de-en")
+    files = ("training-parallel-europarl-v7.tgz", "training-parallel-commoncrawl.tgz", "training-parallel-nc-v9.tgz")
+    for file, name, (en, de) in zip(files, names, (crlf, split, parts[2])):
+        tar(folder / file, {f"{name}.en": en, f"{name}.de": de})
+    tar(folder / "dev.tgz", {"dev/newstest2013.en": valid[0], "dev/newstest2013.de": valid[1]})
+    for file, name, (en, de) in (
+        ("test-full.tgz", "test-full", test),
+        ("test-filtered.tgz", "test", [side[3:-2] for side in test]),
+    ):
+        members = {f"{name}/newstest2014-deen-src.en.sgm": sgm(en), f"{name}/newstest2014-deen-ref.de.sgm": sgm(de)}
+        tar(folder / file, members)
+
+
+def corpus_of(archives, folder, settings=SETTINGS):
+    """A copy of examples/wmt14.en-de with the checksums of these archives and the given settings."""
+    text = (ROOT / "examples" / "wmt14.en-de" / "corpus.sh").read_text()
+
+    def checksum(match):
+        path = archives / match[1].rsplit("/", 1)[1]
+        return f"{match[1]}\n    sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}\n"
+
+    folder.mkdir()
+    text, count = re.subn(r"(http\S+)\n\s+(?:sha256|md5):\w+\n", checksum, text)
+    assert count == 6
+    (folder / "corpus.sh").write_text(text + settings)
+    return folder
+
+
+def lines_of(path):
+    return path.read_bytes().decode().split("\n")[:-1]
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    """{split: (English lines, German lines)} of the grammar corpus."""
+    folder = tmp_path_factory.mktemp("text")
+    made = ("--train", "900", "--valid", "20", "--test", "30")
+    run("python", ROOT / "examples" / "grammar" / "make_corpus.py", folder, *made)
+    return {
+        split: [[f"{line}\n" for line in lines_of(folder / f"{split}.{language}")] for language in ("en", "de")]
+        for split in ("train", "valid", "test")
+    }
+
+
+@pytest.fixture(scope="module")
+def archives(text, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("wmt") / "archives"
+    build_archives(folder, **text)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def corpus(archives):
+    return corpus_of(archives, archives.parent / "wmt14.en-de")
+
+
+@pytest.fixture(scope="module")
+def reproduced(archives, corpus):
+    """The folder that reproduce.sh wrote, its output, and the mirror's requests; one connection broke off."""
+    with mirror(archives) as server:
+        half = (archives / "training-parallel-europarl-v7.tgz").stat().st_size // 2
+        server.cuts["training-parallel-europarl-v7.tgz"] = [half]
+        out = archives.parent / "run"
+        done = run(SCRIPTS / "reproduce.sh", corpus, "--mirror", server.url, "--out", out, "--", "--log-interval", "5")
+    return out, done.stdout + done.stderr, server.requests
+
+
+def test_a_cut_connection_is_resumed(reproduced, archives):
+    name = "training-parallel-europarl-v7.tgz"
+    half = (archives / name).stat().st_size // 2
+    assert [asked for file, asked in reproduced[2] if file == name] == [None, f"bytes={half}-"]
+    assert (reproduced[0] / "downloads" / name).read_bytes() == (archives / name).read_bytes()
+
+
+def test_every_line_of_the_archives_is_there_once(reproduced, text):
+    raw = reproduced[0] / "raw"
+    for side, language in enumerate(("en", "de")):
+        train = [line.rstrip("\n") for line in text["train"][side]]
+        third = len(train) // 3
+        expected = train[:third] + [line.replace(" ", "\u2028", 1) for line in train[third : 2 * third]]
+        assert lines_of(raw / f"train.{language}") == expected + train[2 * third :]
+        test = [line.strip() for line in text["test"][side]]
+        assert lines_of(raw / f"newstest2014-full.{language}") == test
+        assert lines_of(raw / f"newstest2014-filtered.{language}") == test[3:-2]
+        assert lines_of(raw / f"valid.{language}") == [line.strip() for line in text["valid"][side]]
+
+
+def test_what_cleaning_dropped_is_counted(reproduced):
+    report = json.loads((reproduced[0] / "pieces" / "train.json").read_text())
+    assert report["kept"] + sum(report["dropped"].values()) == 900
+    assert report["kept"] == len(lines_of(reproduced[0] / "pieces" / "train.en"))
+    assert f"dropped {report['dropped']['ratio above 1.5']:,} pairs: ratio above 1.5" in reproduced[1]
+
+
+def test_the_log_says_speed_and_time_left_and_goes_to_tensorboard(reproduced):
+    log = (reproduced[0] / "resmlp_tiny" / "train.log").read_text()
+    assert re.search(r"left=0h0\dm, wps=[\d.]+", log)
+    assert list((reproduced[0] / "resmlp_tiny" / "tensorboard" / "train_inner").glob("events*"))
+
+
+def test_both_forms_of_the_test_set_are_scored_by_name(reproduced):
+    for name, lines in (("newstest2014-full", 30), ("newstest2014-filtered", 25)):
+        results = reproduced[0] / "resmlp_tiny" / f"{name}.beam4.lenpen0.6"
+        report = json.loads((results / "scores.json").read_text())
+        names = [score["name"] for score in report["scores"]]
+        assert names == ["sacreBLEU", "chrF2", "tokenized BLEU", "compound-split tokenized BLEU"]
+        assert report["lines"] == lines == len(lines_of(results / "translation.de"))
+        assert report["checkpoint"]["updates"] == 20
+        assert report["checkpoint"]["options"]["optimization"]["max_update"] == 20
+        assert "--lenpen 0.6" in report["records"]["generate"]
+        assert (results / "scores.txt").read_text().startswith("sacreBLEU")
+    full, filtered = (
+        lines_of(reproduced[0] / "resmlp_tiny" / f"newstest2014-{form}.beam4.lenpen0.6" / "translation.de")
+        for form in ("full", "filtered")
+    )
+    assert filtered == full[3:-2]
+
+
+def test_run_again_nothing_is_done_twice(reproduced, corpus):
+    out, first, _ = reproduced
+    made = [path for path in out.rglob("*") if path.suffix in (".pt", ".bin", ".model", ".de")]
+    before = {path: path.stat().st_mtime_ns for path in made}
+    done = run(SCRIPTS / "reproduce.sh", corpus, "--mirror", "http://127.0.0.1:9", "--out", out)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    scores = re.findall(r"^(?:sacreBLEU|chrF2|tokenized).*", first, re.M)
+    assert scores and re.findall(r"^(?:sacreBLEU|chrF2|tokenized).*", done.stdout, re.M) == scores
+    assert "nothing to do: this training has had 20 updates" in done.stderr + done.stdout
+
+
+@pytest.mark.parametrize("fault", ["corrupt", "missing", "another checksum", "not aligned"])
+def test_faulty_sources_stop_with_one_clear_line(archives, corpus, tmp_path, text, fault):
+    served = tmp_path / "served"
+    shutil.copytree(archives, served)
+    file = served / "training-parallel-nc-v9.tgz"
+    if fault == "corrupt":
+        data = file.read_bytes()
+        file.write_bytes(data[: len(data) // 2])
+        corpus = corpus_of(served, tmp_path / "corpus")
+        expected = r"error: \S+training-parallel-nc-v9\.tgz is damaged \(.*\): remove it and run again\n"
+    elif fault == "missing":
+        file.unlink()
+        expected = r"error: http\S+/training-parallel-nc-v9\.tgz: 404 .*: take a mirror that has it \(--mirror\)\n"
+    elif fault == "another checksum":
+        file.write_bytes(file.read_bytes() + b"\0")
+        expected = r"error: \S+training-parallel-nc-v9\.tgz\.part is not the file that http\S+ was: its sha256 is .*\n"
+    else:
+        english, german = text["train"]
+        tar(file, {f"training/news-commentary-v9.de-en.{x}": y for x, y in (("en", english[:50]), ("de", german[:49]))})
+        corpus = corpus_of(served, tmp_path / "corpus")
+        expected = (
+            r"error: the sides of train do not line up: \S+news-commentary-v9\.de-en\.en has 50 lines and \S+ 49; "
+            r"the first without a partner is line 50\n"
+        )
+    with mirror(served) as server:
+        done = run(SCRIPTS / "prepare.sh", corpus, "--mirror", server.url, "--out", tmp_path / "out", check=False)
+    assert done.returncode != 0
+    assert re.fullmatch(expected, done.stderr[done.stderr.index("rror: ") - 1 :], re.I), done.stderr
+    assert not (tmp_path / "out" / "raw").exists()
+
+
+def test_other_settings_are_not_mixed_into_a_folder(reproduced, archives):
+    other = corpus_of(archives, archives.parent / "other", SETTINGS + "vocab_size=500\n")
+    done = run(SCRIPTS / "prepare.sh", other, "--out", reproduced[0], check=False)
+    assert done.returncode != 0 and "was begun with other settings" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "command, message",
+    [
+        (("prepare.sh", "wmt14.de-en"), "error: no corpus wmt14.de-en: there are multi30k.en-de multi30k"),
+        (("train.sh", "multi30k.en-de", "--out", "{}/none"), "error: {}/none/data-bin is not there: run scripts/"),
+        (("evaluate.sh", "multi30k.en-de", "--out", "{}/none"), "error: no checkpoints in {}/none/resmlp_small/check"),
+        (("prepare.sh", "multi30k.en-de", "--form", "x"), "error: unknown option --form"),
+        (("prepare.sh", "multi30k.en-de", "--from", "{}/none", "--out", "{}/out"), "error: --from: there is no such"),
+        (("prepare.sh", "multi30k.en-de", "--from"), "error: --from needs a value"),
+    ],
+)
+def test_a_mistake_is_named_in_one_line(tmp_path, command, message):
+    done = run(SCRIPTS / command[0], *(part.format(tmp_path) for part in command[1:]), check=False)
+    assert done.returncode != 0 and message.format(tmp_path) in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("script", ["prepare.sh", "train.sh", "evaluate.sh", "reproduce.sh"])
+def test_help_shows_every_option_of_the_script(script):
+    done = run(SCRIPTS / script, "--help")
+    assert f"scripts/{script} CORPUS" in done.stdout and "--out DIR" in done.stdout and "#" not in done.stdout
+
+
+def test_every_corpus_has_the_same_settings():
+    names = None
+    for file in sorted(ROOT.glob("examples/*/corpus.sh")):
+        done = run("bash", "-euc", f'before=$(compgen -v); . {file}; compgen -v | grep -vxF "$before"')
+        found = set(done.stdout.split()) - {"before", "address", "PIPESTATUS", "_"}
+        assert names in (None, found), file
+        names = found
+
+
+def test_two_processes_train_like_one_with_twice_the_update_frequency(reproduced, corpus, tmp_path):
+    curves = []
+    for processes in (1, 2):
+        out = tmp_path / str(processes)
+        out.mkdir()
+        (out / "data-bin").symlink_to(reproduced[0] / "data-bin")
+        launch = ("torchrun", "--nproc-per-node", "2", "--no-python") if processes == 2 else ()
+        done = run(*launch, SCRIPTS / "train.sh", corpus, "--out", out, "--", "--log-interval", "1")
+        assert f"--update-freq {2 // processes}" in done.stdout
+        log = (out / "resmlp_tiny" / "train.log").read_text()
+        curves.append([float(x) for x in re.findall(r"^epoch .* loss=([\d.]+), nll_loss", log, re.M)])
+        state = torch.load(out / "resmlp_tiny" / "checkpoints" / "checkpoint_last.pt", weights_only=True)
+        curves.append(state["model"])
+    one, model, two, other = curves
+    assert len(one) == len(two) == 20
+    assert two == pytest.approx(one, abs=1e-3)
+    for name, value in model.items():
+        torch.testing.assert_close(other[name], value, atol=1e-3, rtol=1e-3, msg=name)
+
+
+@pytest.mark.slow
+def test_killed_anywhere_and_run_again_it_ends_the_same(reproduced, archives, corpus):
+    out, rng = archives.parent / "killed", random.Random(5)
+    kills = 0
+    with mirror(archives) as server:
+        command = [SCRIPTS / "reproduce.sh", corpus, "--mirror", server.url, "--out", out]
+        for _ in range(40):
+            process = subprocess.Popen(
+                list(map(str, command)), start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )
+            try:
+                process.wait(timeout=rng.uniform(1, 30))
+                break
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+                kills += 1
+                time.sleep(0.5)
+        assert process.returncode == 0 and kills >= 5
+    for name in ("newstest2014-full", "newstest2014-filtered"):
+        folder = f"resmlp_tiny/{name}.beam4.lenpen0.6"
+        assert lines_of(out / folder / "translation.de") == lines_of(reproduced[0] / folder / "translation.de")
+        scores = [json.loads((place / folder / "scores.json").read_text())["scores"] for place in (out, reproduced[0])]
+        assert scores[0] == scores[1]
+    models = [
+        torch.load(place / "resmlp_tiny" / "average2.pt", weights_only=True)["model"] for place in (out, reproduced[0])
+    ]
+    assert all(torch.equal(value, models[1][name]) for name, value in models[0].items())
+
+
