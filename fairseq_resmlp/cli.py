@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 from contextlib import ExitStack, contextmanager
 from typing import Iterator, List, Optional, Sequence, Tuple
 
@@ -116,7 +117,7 @@ def spm_train(files: Tuple[str, ...], model: str, vocab_size: int, max_lines: in
 @click.option("--clean", is_flag=True, help="FILES are the two sides of a text: drop pairs of no use, and say why.")
 @click.option("--max-length", default=250, show_default=True, help="With --clean: the most pieces of a side.")
 @click.option("--max-ratio", default=1.5, show_default=True, help="With --clean: longer to shorter side, in pieces.")
-@click.option("--report", type=click.Path(dir_okay=False), help="With --clean: JSON file for the counts.")
+@click.option("--report", type=click.Path(dir_okay=False), help="With --clean: JSON file for counts and time.")
 @click.option("--workers", default=os.cpu_count(), type=click.IntRange(min=1), help="Processes (default: one a core).")
 def spm_encode(files, model, out_dir, clean, max_length, max_ratio, report, workers) -> None:
     """Cut each of the raw text FILES into pieces, line by line, into a file of the same name in --out-dir.
@@ -135,6 +136,7 @@ def spm_encode(files, model, out_dir, clean, max_length, max_ratio, report, work
     cleaning = Cleaning(max_length, max_ratio) if clean else None
     groups = [(files, targets)] if clean else [([file], [target]) for file, target in zip(files, targets)]
     for sources, outs in groups:
+        before = cpu_seconds()
         with ExitStack() as stack:
             partial = [stack.enter_context(written_whole(out)) for out in outs]
             lines, dropped = encode_files(sources, partial, model, workers, cleaning)
@@ -142,8 +144,15 @@ def spm_encode(files, model, out_dir, clean, max_length, max_ratio, report, work
         for reason, count in dropped.most_common():
             click.echo(f"  dropped {count:,} pairs: {reason}")
         if report:
+            counts = {"kept": lines, "dropped": dict(dropped), "cpu_seconds": cpu_seconds() - before}
             with written_whole(report) as partial_report, open(partial_report, "w") as out:
-                json.dump({"kept": lines, "dropped": dict(dropped)}, out, indent=1)
+                json.dump(counts, out, indent=1)
+
+
+def cpu_seconds() -> float:
+    """Seconds of all cores used so far by this process and those that it has waited for."""
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
 @main.command("average")

@@ -1,0 +1,105 @@
+"""Fill the tables of README and docs from the JSON that the scripts wrote; with --check, only say which are stale.
+
+    python scripts/results.py [--check]
+
+A block between two comments of a Markdown file is made anew from the files that the first one names:
+
+    <!-- scores FILE... -->        table of scores.json files of evaluate.sh
+    <!-- preparation FILE... -->   table of measure_preparation.py
+    <!-- text FILE -->             the file itself
+    <!-- end -->
+"""
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+BLOCK = re.compile(r"(<!-- (scores|preparation|text) (.+) -->\n).*?(<!-- end -->)", re.S)
+SCORES = ("sacreBLEU", "chrF2", "tokenized BLEU", "compound-split tokenized BLEU")
+FRENCH_ENGLISH = 36_000_000  # pairs of WMT14 English-French, before cleaning
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="change nothing; exit 1 if a table is out of date")
+    check = parser.parse_args().check
+    stale = []
+    for page in sorted([ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*/README.md")]):
+        text = page.read_text(encoding="utf-8")
+        made = BLOCK.sub(fill, text)
+        if made != text:
+            stale.append(str(page.relative_to(ROOT)))
+            if not check:
+                page.write_text(made, encoding="utf-8")
+    if stale:
+        print(f"{'out of date, run make results' if check else 'filled'}: {', '.join(stale)}")
+    sys.exit(bool(check and stale))
+
+
+def fill(block) -> str:
+    begin, kind, names, end = block.groups()
+    files = [path for name in names.split() for path in sorted(ROOT.glob(name))]
+    if not files:
+        raise SystemExit(f"error: there is no {names}")
+    return begin + {"scores": scores, "preparation": preparation, "text": text}[kind](files) + end
+
+
+def table(head, rows) -> str:
+    lines = ["| " + " | ".join(map(str, row)) + " |" for row in [head, ["---"] * len(head), *rows]]
+    return "\n".join(lines) + "\n"
+
+
+def scores(files) -> str:
+    rows, signatures = [], []
+    for file in files:
+        report = json.loads(file.read_text(encoding="utf-8"))
+        found = {score["name"]: score for score in report["scores"]}
+        checkpoint, machine, records = report["checkpoint"], report["machine"], report["records"]
+        rows.append(
+            [
+                *(records["corpus"], records["arch"], f"{records['test']} ({report['lines']:,})"),
+                *(f"{found[name]['value']:.1f}" if name in found else "" for name in SCORES),
+                f"{checkpoint['parameters'] / 1e6:.1f}M",
+                f"{checkpoint['updates']:,}",
+                f"{checkpoint['training_seconds'] / 60:.0f} min",
+                machine["gpu"] or f"{machine['cpus']} cores, {machine['cpu']}",
+            ]
+        )
+        signatures += [f"{name}: `{found[name]['signature']}`" for name in SCORES if name in found]
+    head = ("corpus", "architecture", "test set (lines)", *SCORES, "parameters", "updates", "training", "machine")
+    return table(head, rows) + "\n" + " · ".join(dict.fromkeys(signatures)) + "\n"
+
+
+def preparation(files) -> str:
+    rows, projections = [], []
+    for file in files:
+        report = json.loads(file.read_text())
+        for run in report["runs"]:
+            for stage, figures in run["stages"].items():
+                speed = figures.get("sentences_per_core_second")
+                seconds, peak = f"{figures['seconds']:.0f}", f"{figures['peak_mb']:,.0f}"
+                text = f"{report['text']}{' x ' + str(run['times']) if run['times'] > 1 else ''}"
+                rows.append([text, f"{run['pairs']:,}", stage, seconds, peak, f"{speed:,.0f}" if speed else ""])
+        hours = 2 * FRENCH_ENGLISH / run["stages"]["spm-encode --clean"]["sentences_per_core_second"] / 3600
+        # The binarising of a text is proportional to it, apart from the seconds that the command takes to start.
+        small, large = report["runs"]
+        binarise = [run["stages"]["fairseq-preprocess"]["seconds"] for run in (small, large)]
+        slope = (binarise[1] - binarise[0]) / (large["pairs"] - small["pairs"])
+        projections.append(
+            f"{FRENCH_ENGLISH / 1e6:.0f} million pairs as long as those of {report['text']}: {hours:.1f} hours of one "
+            f"core to clean and encode, {slope * FRENCH_ENGLISH / 3600:.1f} hours of {report['workers']} cores for "
+            "fairseq-preprocess."
+        )
+    head = ("text", "pairs", "stage", "seconds", "peak memory (MB)", "sentences a second a core")
+    return table(head, rows) + "\n" + "\n".join(projections) + "\n"
+
+
+def text(files) -> str:
+    return "```\n" + files[0].read_text(encoding="utf-8").rstrip("\n") + "\n```\n"
+
+
+if __name__ == "__main__":
+    main()
