@@ -21,7 +21,7 @@ from fairseq import checkpoint_utils, options, tasks, utils
 from fairseq.data import data_utils
 from fairseq.dataclass import FairseqDataclass
 from fairseq.file_io import PathManager
-from fairseq.optim import OPTIMIZER_DATACLASS_REGISTRY, OPTIMIZER_REGISTRY
+from fairseq.optim import OPTIMIZER_DATACLASS_REGISTRY, OPTIMIZER_REGISTRY, AMPOptimizer
 from fairseq.search import DiverseBeamSearch
 from fairseq.sequence_generator import SequenceGenerator
 from fairseq.tasks import FairseqTask
@@ -41,6 +41,7 @@ def apply() -> None:
     resume_with_the_same_batches()
     train_no_longer_than_told()
     copy_checkpoints_whole()
+    unscale_gradients_once()
     remember_languages()
     number_sentences_in_diverse_beam_search()
     replace_unknown_words()
@@ -162,6 +163,21 @@ def copy_checkpoints_whole() -> None:
         return dst_path
 
     PathManager.copy = staticmethod(copy)
+
+
+def unscale_gradients_once() -> None:
+    """Let --amp give the optimizer the gradients as they are.
+
+    fairseq tells torch's GradScaler of torch's optimizer when it clips and of its own wrapper when it steps. The
+    scaler takes them for two and divides the gradients by the loss scale twice. The scale grows in training, so
+    Adagrad's new gradients would vanish beside what it has accumulated.
+    """
+
+    def step(self):
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+
+    AMPOptimizer.step = step
 
 
 def remember_languages() -> None:

@@ -1,6 +1,7 @@
 """Each mend of fairseq: what it mends, and that it steps aside where fairseq needs it no longer."""
 
 import argparse
+import functools
 import os
 import pickle
 import shutil
@@ -11,12 +12,13 @@ import numpy as np
 import pytest
 import torch
 from conftest import PLUGIN, ROOT, make_dictionary, make_model, make_sentences, make_task, run
-from fairseq import options, tasks
+from fairseq import optim, options, tasks
 from fairseq.data import LanguagePairDataset, data_utils
 from fairseq.file_io import PathManager
-from fairseq.optim import OPTIMIZER_DATACLASS_REGISTRY
+from fairseq.optim import OPTIMIZER_DATACLASS_REGISTRY, AMPOptimizer
 from fairseq.search import DiverseBeamSearch
 from fairseq.sequence_generator import SequenceGenerator
+from omegaconf import OmegaConf
 
 from fairseq_resmlp import mends
 from fairseq_resmlp.errors import InputError
@@ -84,6 +86,30 @@ def test_a_checkpoint_is_never_half_written_under_its_own_name(tmp_path, monkeyp
     assert target.read_bytes() == b"old"
     assert PathManager.copy(str(source), str(target), overwrite=True)  # fairseq asserts that it is true
     assert target.read_bytes() == source.read_bytes()
+
+
+def test_amp_gives_the_optimizer_the_same_gradients_as_without_it(monkeypatch):
+    monkeypatch.setattr(torch.cuda.amp, "GradScaler", functools.partial(torch.amp.GradScaler, "cpu"))
+    steps = []
+    for amp in (False, True):
+        parameter = torch.nn.Parameter(torch.ones(2))
+        cfg = OmegaConf.create(
+            {
+                "optimizer": {"_name": "adagrad", "lr": [0.1], "weight_decay": 0.0},
+                "common": {"fp16_init_scale": 128, "min_loss_scale": 1e-4},
+            }
+        )
+        if amp:
+            optimizer = AMPOptimizer.build_optimizer(cfg, [parameter])
+        else:
+            optimizer = optim.build_optimizer(cfg.optimizer, [parameter])
+        for scale in (1.0, 3.0):
+            optimizer.zero_grad()
+            optimizer.backward((parameter * torch.tensor([scale, -scale])).sum())
+            optimizer.clip_grad_norm(100.0)
+            optimizer.step()
+        steps.append((parameter.detach(), optimizer.optimizer.state[parameter]["sum"]))
+    torch.testing.assert_close(steps[1], steps[0])
 
 
 def test_an_empty_set_makes_no_batch():
