@@ -6,6 +6,7 @@ A block between two comments of a Markdown file is made anew from the files that
 
     <!-- scores FILE... -->        table of scores.json files of evaluate.sh
     <!-- preparation FILE... -->   table of measure_preparation.py
+    <!-- perplexity FILE... -->    table of validation perplexities by epoch
     <!-- text FILE -->             the file itself
     <!-- end -->
 """
@@ -17,7 +18,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-BLOCK = re.compile(r"(<!-- (scores|preparation|text) (.+) -->\n).*?(<!-- end -->)", re.S)
+BLOCK = re.compile(r"(<!-- (scores|preparation|perplexity|text) (.+) -->\n).*?(<!-- end -->)", re.S)
 SCORES = ("sacreBLEU", "chrF2", "tokenized BLEU", "compound-split tokenized BLEU")
 FRENCH_ENGLISH = 36_000_000  # pairs of WMT14 English-French, before cleaning
 
@@ -44,7 +45,8 @@ def fill(block) -> str:
     files = [path for name in names.split() for path in sorted(ROOT.glob(name))]
     if not files:
         raise SystemExit(f"error: there is no {names}")
-    return begin + {"scores": scores, "preparation": preparation, "text": text}[kind](files) + end
+    tables = {"scores": scores, "preparation": preparation, "perplexity": perplexity, "text": text}
+    return begin + tables[kind](files) + end
 
 
 def table(head, rows) -> str:
@@ -95,6 +97,16 @@ def preparation(files) -> str:
         )
     head = ("text", "pairs", "stage", "seconds", "peak memory (MB)", "sentences a second a core")
     return table(head, rows) + "\n" + "\n".join(projections) + "\n"
+
+
+def perplexity(files) -> str:
+    runs = [run for file in files for run in json.loads(file.read_text())["runs"]]
+    epochs = range(max(len(run["valid_ppl"]) for run in runs))
+    rows = [
+        [f"`{run['options']}`", *(f"{run['valid_ppl'][i]:.1f}" if i < len(run["valid_ppl"]) else "" for i in epochs)]
+        for run in runs
+    ]
+    return table(["options", *(f"epoch {i + 1}" for i in epochs)], rows)
 
 
 def text(files) -> str:

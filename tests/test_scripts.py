@@ -305,3 +305,31 @@ def test_killed_anywhere_and_run_again_it_ends_the_same(reproduced, archives, co
     assert all(torch.equal(value, models[1][name]) for name, value in models[0].items())
 
 
+
+
+DATA = ROOT.parent / "shared" / "data"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not DATA.is_dir(), reason="needs Europarl and newstest2013 in ../shared/data")
+def test_real_text_of_wmt14_goes_all_the_way(tmp_path):
+    def pair(path):
+        return [[f"{line}\n" for line in lines_of(path.with_name(f"{path.name}.{x}"))] for x in ("en", "de")]
+
+    train, news = pair(DATA / "europarl20k.en-de" / "train"), pair(DATA / "newstest2013" / "en-de")
+    build_archives(
+        tmp_path / "archives",
+        train=[side[:19998] for side in train],
+        valid=[side[200:] for side in news],
+        test=[side[:200] for side in news],
+    )
+    corpus = corpus_of(tmp_path / "archives", tmp_path / "corpus", SETTINGS + "vocab_size=8000 batch_tokens=2000\n")
+    with mirror(tmp_path / "archives") as server:
+        run(SCRIPTS / "reproduce.sh", corpus, "--mirror", server.url, "--out", tmp_path / "run")
+    report = json.loads((tmp_path / "run" / "pieces" / "train.json").read_text())
+    assert report["kept"] + sum(report["dropped"].values()) == 19998
+    assert len(lines_of(tmp_path / "run" / "raw" / "valid.de")) == 2800
+    for name, lines in (("newstest2014-full", 200), ("newstest2014-filtered", 195)):
+        results = tmp_path / "run" / "resmlp_tiny" / f"{name}.beam4.lenpen0.6"
+        assert len(lines_of(results / "translation.de")) == lines
+        assert json.loads((results / "scores.json").read_text())["lines"] == lines
