@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip install --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test test-slow lint clean
+.PHONY: help demo test test-slow lint results clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -22,6 +22,9 @@ test-slow: $(VENV)/installed-test ## run the tests that take minutes
 
 lint: $(VENV)/installed-test ## check the code with ruff
 	$(BIN)/ruff check .
+
+results: ## fill the tables of README and docs from JSON
+	@python3 scripts/results.py
 
 clean: ## remove the virtual environment and what the demo made
 	rm -rf $(VENV) demo

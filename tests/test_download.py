@@ -9,7 +9,7 @@ from mirror import mirror
 from fairseq_resmlp.download import download
 from fairseq_resmlp.errors import InputError
 
-DATA = random.Random(1).randbytes(300_000)
+DATA = random.Random(1).getrandbits(8 * 300_000).to_bytes(300_000, "big")
 CHECKSUM = "sha256:" + hashlib.sha256(DATA).hexdigest()
 
 
