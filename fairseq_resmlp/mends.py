@@ -41,6 +41,7 @@ def apply() -> None:
     resume_with_the_same_batches()
     train_no_longer_than_told()
     copy_checkpoints_whole()
+    save_every_interval()
     unscale_gradients_once()
     remember_languages()
     number_sentences_in_diverse_beam_search()
@@ -163,6 +164,27 @@ def copy_checkpoints_whole() -> None:
         return dst_path
 
     PathManager.copy = staticmethod(copy)
+
+
+def save_every_interval() -> None:
+    """Write the checkpoint of --save-interval-updates that falls on the end of an epoch too.
+
+    fairseq leaves it out, even that of the last update, and an average of the last checkpoints is of older ones.
+    """
+    original = checkpoint_utils.save_checkpoint
+
+    @functools.wraps(original)
+    def save_checkpoint(cfg, trainer, epoch_itr, val_loss):
+        saved = original(cfg, trainer, epoch_itr, val_loss)
+        updates, interval, suffix = trainer.get_num_updates(), cfg.save_interval_updates, trainer.checkpoint_suffix
+        due = interval > 0 and updates % interval == 0 and epoch_itr.end_of_epoch()
+        last = os.path.join(cfg.save_dir, f"checkpoint_last{suffix}.pt")
+        writes = trainer.should_save_checkpoint_on_current_rank and not (cfg.no_save or cfg.no_last_checkpoints)
+        if due and writes:
+            PathManager.copy(last, os.path.join(cfg.save_dir, f"checkpoint_{epoch_itr.epoch}_{updates}{suffix}.pt"))
+        return saved
+
+    checkpoint_utils.save_checkpoint = save_checkpoint
 
 
 def unscale_gradients_once() -> None:

@@ -214,6 +214,15 @@ def test_a_resumed_training_ends_as_an_undisturbed_one(toy, tmp_path):
             assert (value.triu(1) == 0).all()
 
 
+def test_every_interval_has_its_checkpoint_at_the_ends_of_epochs_too(toy, tmp_path):
+    options = (*train_options(toy / "data-bin", tmp_path), "--save-interval-updates", "1", "--no-epoch-checkpoints")
+    run("fairseq-train", *options, "--max-epoch", "2")
+    saved = {int(path.stem.rsplit("_", 1)[1]): path for path in tmp_path.glob("checkpoint_*_*.pt")}
+    last = parameters(tmp_path / "checkpoint_last.pt")
+    assert sorted(saved) == list(range(1, max(saved) + 1))
+    assert all(torch.equal(value, last[name]) for name, value in parameters(saved[max(saved)]).items())
+
+
 def test_training_can_choose_by_bleu_and_resume_from_it(toy, tmp_path):
     options = [
         *train_options(toy / "data-bin", tmp_path),
