@@ -67,7 +67,7 @@ def download(files: Tuple[str, ...], to: str, mirror: Optional[str]) -> None:
     CHECKSUM is sha256:... or md5:..., or - where none is known. What an interruption left is continued.
     """
     for url, checksum in in_groups(files, 2, "URL CHECKSUM"):
-        name = url.rsplit("/", 1)[1]
+        name = os.path.basename(url)
         address = f"{mirror.rstrip('/')}/{name}" if mirror else url
         click.echo(f"{name} from {address}")
         sha256 = fetch(address, os.path.join(to, name), checksum)
@@ -87,7 +87,7 @@ def collect(texts: Tuple[str, ...], languages: Tuple[str, str], downloads: str, 
     """
     pairs = collect_texts(in_groups(texts, 3, "SPLIT SOURCE TARGET"), languages, downloads, out_dir)
     for split, count in pairs.items():
-        click.echo(f"{os.path.join(out_dir, split)}.{{{','.join(languages)}}}: {count:,} pairs")
+        click.echo(f"{split}: {count:,} pairs")
 
 
 @main.command("spm-train")
@@ -118,7 +118,7 @@ def spm_train(files: Tuple[str, ...], model: str, vocab_size: int, max_lines: in
 @click.option("--max-length", default=250, show_default=True, help="With --clean: the most pieces of a side.")
 @click.option("--max-ratio", default=1.5, show_default=True, help="With --clean: longer to shorter side, in pieces.")
 @click.option("--report", type=click.Path(dir_okay=False), help="With --clean: JSON file for counts and time.")
-@click.option("--workers", default=os.cpu_count(), type=click.IntRange(min=1), help="Processes (default: one a core).")
+@click.option("--workers", type=click.IntRange(min=1), help="Processes (default: one a core).")
 def spm_encode(files, model, out_dir, clean, max_length, max_ratio, report, workers) -> None:
     """Cut each of the raw text FILES into pieces, line by line, into a file of the same name in --out-dir.
 
@@ -133,6 +133,9 @@ def spm_encode(files, model, out_dir, clean, max_length, max_ratio, report, work
             raise InputError(f"{target} would overwrite its own input: choose another --out-dir")
     if clean and len(files) != 2:
         raise InputError(f"--clean takes two files, the sides of one text, not {len(files)}")
+    if report and not clean:
+        raise InputError("--report is for --clean: without it nothing is dropped")
+    workers = workers or len(os.sched_getaffinity(0))
     cleaning = Cleaning(max_length, max_ratio) if clean else None
     groups = [(files, targets)] if clean else [([file], [target]) for file, target in zip(files, targets)]
     for sources, outs in groups:

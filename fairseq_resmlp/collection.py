@@ -14,6 +14,7 @@ from typing import BinaryIO, Dict, Iterable, Iterator, List, Sequence, Set, Tupl
 from .errors import InputError
 
 HELD_OUT = "held-out"
+LEFT_OUT = "left out of train, as they share a side with a held-out pair"
 SEGMENT = re.compile(r"<seg[^>]*>(.*)</seg>")
 
 
@@ -29,20 +30,19 @@ def collect(texts: Sequence[Tuple[str, str, str]], languages: Tuple[str, str], f
         folder: where the downloads are
 
     Returns:
-        dict: pairs in each split
+        dict: pairs in each split, and under LEFT_OUT those of train that no split has
 
     Raises:
         InputError: a file or member is missing or damaged, or the two sides have different numbers of lines
     """
     os.makedirs(out_dir, exist_ok=True)
     pairs: Dict[str, int] = {}
+    files = {split: [os.path.join(out_dir, f"{split}.{x}") for x in languages] for split, *_ in texts}
     for split, *places in texts:
         if places[0] == HELD_OUT:
             continue
-        counts = [
-            _append(place, folder, os.path.join(out_dir, f"{split}.{language}"))
-            for place, language in zip(places, languages)
-        ]
+        mode = "ab" if split in pairs else "wb"
+        counts = [_write(place, folder, file, mode) for place, file in zip(places, files[split])]
         if counts[0] != counts[1]:
             raise InputError(
                 f"the sides of {split} do not line up: {places[0]} has {counts[0]:,} lines and {places[1]} "
@@ -51,13 +51,13 @@ def collect(texts: Sequence[Tuple[str, str, str]], languages: Tuple[str, str], f
         pairs[split] = pairs.get(split, 0) + counts[0]
     held_out = {split: int(count) for split, place, count in texts if place == HELD_OUT}
     if held_out:
-        pairs.update(_hold_out(held_out, [os.path.join(out_dir, f"train.{language}") for language in languages]))
+        pairs.update(_hold_out(held_out, files))
     return pairs
 
 
-def _append(place: str, folder: str, target: str) -> int:
+def _write(place: str, folder: str, target: str, mode: str) -> int:
     lines = 0
-    with open(target, "ab") as out, open_text(place, folder) as text:
+    with open(target, mode) as out, open_text(place, folder) as text:
         for line in text:
             out.write(line.rstrip(b"\r\n") + b"\n")
             lines += 1
@@ -102,8 +102,9 @@ def _segments(lines: Iterable[bytes]) -> Iterator[bytes]:
             yield " ".join(found[1].split()).encode("utf-8")
 
 
-def _hold_out(counts: Dict[str, int], train: List[str]) -> Dict[str, int]:
+def _hold_out(counts: Dict[str, int], files: Dict[str, List[str]]) -> Dict[str, int]:
     """Move whole source sentences from train to new splits, the same ones whatever their order."""
+    train = files["train"]
     chosen = sorted(_smallest(map(_number, _lines(train[0])), sum(counts.values())))
     if len(chosen) < sum(counts.values()):
         raise InputError(f"{train[0]} has too few distinct lines to hold out {sum(counts.values()):,}: {len(chosen):,}")
@@ -112,12 +113,12 @@ def _hold_out(counts: Dict[str, int], train: List[str]) -> Dict[str, int]:
     held: Dict[int, Tuple[bytes, bytes]] = {}
     for source, target in zip(*map(_lines, train)):
         held.setdefault(_number(source), (source, target)) if _number(source) in split_of else None
-    for side, file in enumerate(train):
-        for split in counts:
-            with open(file.replace("train.", f"{split}."), "wb") as out:
+    for split in counts:
+        for side, file in enumerate(files[split]):
+            with open(file, "wb") as out:
                 out.writelines(held[number][side] for number in chosen if split_of[number] == split)
     shared = [{pair[side] for pair in held.values()} for side in (0, 1)]
-    kept = 0
+    total, kept = sum(1 for _ in _lines(train[0])), 0
     with contextlib.ExitStack() as stack:
         outs = [stack.enter_context(open(f"{file}.kept", "wb")) for file in train]
         for pair in zip(*map(_lines, train)):
@@ -127,7 +128,7 @@ def _hold_out(counts: Dict[str, int], train: List[str]) -> Dict[str, int]:
                     out.write(line)
     for file in train:
         os.replace(f"{file}.kept", file)
-    return {"train": kept, **counts}
+    return {"train": kept, **counts, LEFT_OUT: total - kept - len(held)}
 
 
 def _lines(file: str) -> Iterator[bytes]:

@@ -31,6 +31,11 @@ def download(url: str, path: str, checksum: str, attempts: int = 5, wait: float 
     Raises:
         InputError: no such file on the server, no connection, or another checksum
     """
+    algorithm = checksum.partition(":")[0]
+    if algorithm not in ("sha256", "md5", "-"):
+        raise InputError(f"{checksum} is no checksum: write sha256:..., md5:..., or - where none is known")
+    if not url.startswith(("http://", "https://", "ftp://", "file://")):
+        raise InputError(f"{url} is no address: it begins with http://, https://, ftp:// or file://")
     if os.path.exists(path):
         return _checked(path, url, checksum)
     part = f"{path}.part"

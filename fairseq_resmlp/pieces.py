@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import threading
+import time
 from collections import Counter, deque
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
@@ -180,8 +182,16 @@ def _in_order(futures: Iterator[Future], ahead: int) -> Iterator:
 
 def _start(model: str, cleaning: Optional[Cleaning]) -> None:
     """Set up a worker process."""
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     global _encoder, _cleaning
     _encoder, _cleaning = Encoder(model), cleaning
+
+
+def _end_with(parent: int) -> None:
+    # The pool's workers wait for ever for a parent that was killed.
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 
 def _split(text: bytes) -> List[bytes]:

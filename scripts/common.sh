@@ -1,4 +1,5 @@
-# What prepare.sh, train.sh, evaluate.sh and reproduce.sh share: options, set-up, the corpus. Sourced, not run.
+# What prepare.sh, train.sh, evaluate.sh and reproduce.sh share: options, set-up, the corpus. Sourced, not run; the
+# script has named the options that it takes in `accepts`.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
@@ -49,21 +50,31 @@ test_sets() {
     for ((i = 0; i < ${#texts[@]}; i += 3)); do echo "${texts[i]}"; done | awk '$0 != "train" && $0 != "valid" && !seen[$0]++'
 }
 
+# same_settings FILE SETTINGS: stop if FILE, beside which work is kept, holds other settings.
+same_settings() {
+    if [ ! -e "$1" ]; then
+        echo "$2" > "$1.part"
+        mv "$1.part" "$1"
+    fi
+    [ "$(cat "$1")" = "$2" ] || fail "$(dirname "$1") was begun with other settings, listed in $1: choose another --out," \
+        "remove the folder, or remove that file to go on all the same. The settings now: $2"
+}
+
 corpus='' arch='' from='' mirror='' out='' against='' options=()
 while [ $# -gt 0 ]; do
     case $1 in
         -h | --help) usage ;;
-        --from | --mirror | --out | --against)
-            [ $# -ge 2 ] || fail "$1 needs a value"
-            printf -v "${1#--}" %s "$2"
-            shift
-            ;;
+        -*) [[ " $accepts " == *" $1 "* ]] || fail "unknown option $1: $0 --help lists what there is" ;;&
         --)
             shift
             options=("$@")
             break
             ;;
-        -*) fail "unknown option $1: $0 --help lists what there is" ;;
+        --*)
+            [ $# -ge 2 ] || fail "$1 needs a value"
+            printf -v "${1#--}" %s "$2"
+            shift
+            ;;
         *) if [ -z "$corpus" ]; then corpus=$1; elif [ -z "$arch" ]; then arch=$1; else fail "one argument too many: $1"; fi ;;
     esac
     shift
@@ -71,6 +82,7 @@ done
 [ -n "$corpus" ] || usage 2
 
 # A name of examples/, or any folder with a corpus.sh
+corpus_argument=$corpus
 folder=$root/examples/$corpus
 [ -f "$corpus/corpus.sh" ] && folder=$(realpath "$corpus")
 corpora=$(cd "$root/examples" && ls -d ./*/corpus.sh | sed 's|^\./||; s|/corpus.sh||' | tr '\n' ' ')
@@ -78,8 +90,9 @@ corpora=$(cd "$root/examples" && ls -d ./*/corpus.sh | sed 's|^\./||; s|/corpus.
 . "$folder/corpus.sh"
 corpus=$(basename "$folder")
 out=${out:-runs/$corpus}
-model=$out/${arch:-$default_arch}
 arch=${arch:-$default_arch}
+model=$out/$arch
+plugin=$(realpath --relative-to . "$root/fairseq_resmlp")
 
 # An environment with everything that is active, or that of `make demo`.
 complete() {

@@ -8,10 +8,12 @@
 #   --against FILE   another system's translation of the first test set: compare by paired bootstrap
 #   OPTION...        more options for fairseq-generate
 #
-# For each test set it writes a folder DIR/ARCH/TEST.beamB.lenpenL with the translation, scores.txt and scores.json.
+# For each test set it writes a folder DIR/ARCH/TEST with the translation, scores.txt and scores.json.
+accepts='--out --against --'
 . "$(dirname "$0")/common.sh"
 mapfile -t checkpoints < <(find "$model/checkpoints" -name 'checkpoint_*_*.pt' 2> /dev/null | sort -V | tail -n "$average")
-[ ${#checkpoints[@]} -gt 0 ] || fail "no checkpoints in $model/checkpoints: run scripts/train.sh $corpus $arch first"
+[ ${#checkpoints[@]} -gt 0 ] || fail "no checkpoints in $model/checkpoints: scripts/train.sh $corpus $arch writes one" \
+    "after every $save_updates updates"
 no_one_else_in "$model"
 
 step "$corpus, $arch 1/2: the mean of ${#checkpoints[@]} checkpoints"
@@ -25,21 +27,23 @@ fi
 number=''
 for name in $(test_sets); do
     step "$corpus, $arch 2/2: $name"
-    results=$model/$name.beam$beam.lenpen$lenpen
-    [ "$results" -nt "$mean" ] || rm -rf "$results"
-    generate=(fairseq-generate "$out/data-bin" --user-dir fairseq_resmlp --path "$mean" --gen-subset "test$number"
-        --beam "$beam" --lenpen "$lenpen" --remove-bpe sentencepiece --max-tokens 4000
-        --results-path "$results.part" "${options[@]}")
+    results=$model/$name
+    generate=(fairseq-generate "$out/data-bin" --user-dir "$plugin" --path "$mean" --gen-subset "test$number"
+        --beam "$beam" --lenpen "$lenpen" --remove-bpe sentencepiece --max-tokens 4000 "${options[@]}")
+    # A translation by another model or command is made anew.
+    made_by="${generate[*]} $(sha256sum < "$mean")"
+    [ "$(cat "$results/made_by" 2> /dev/null)" = "$made_by" ] || rm -rf "$results"
     translate() {
-        run "${generate[@]}"
+        run "${generate[@]}" --results-path "$results.part"
         # Lines H-<sentence> <score> <translation>, longest sentences first: back into the order of the test set
         grep ^H- "$results.part/generate-test$number.txt" | sed s/^H-// | LC_ALL=C sort -n | cut -f3 \
             > "$results.part/translation.$target"
+        echo "$made_by" > "$results.part/made_by"
     }
     once "$results" translate
     fairseq-resmlp score "$results/translation.$target" --reference "$out/raw/$name.$target" --target-lang "$target" \
         --checkpoint "$mean" --record corpus="$corpus" --record arch="$arch" --record test="$name" \
-        --record generate="${generate[*]}" --record-json train="$out/pieces/train.json" \
+        --record average="${checkpoints[*]}" --record generate="${generate[*]}" --record-json train="$out/pieces/train.json" \
         ${against:+--against "$against"} --json "$results/scores.json" | tee "$results/scores.txt"
     number=$((number + 1)) against=''
 done

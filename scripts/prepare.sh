@@ -9,15 +9,13 @@
 #   --out DIR      write there (default: runs/CORPUS)
 #
 # It can be stopped at any point and run again: what is done is not done twice.
+accepts='--from --mirror --out'
 . "$(dirname "$0")/common.sh"
 no_one_else_in "$out"
 
 [ -z "$from" ] || from=$(realpath -e "$from") || fail "--from: there is no such folder"
 # Text of other settings is never taken for this one's.
-settings=$(declare -p source target vocab_size files texts from)
-[ -e "$out/settings" ] || echo "$settings" > "$out/settings"
-[ "$(cat "$out/settings")" = "$settings" ] ||
-    fail "$out was begun with other settings (listed in $out/settings): remove it, or choose another --out"
+same_settings "$out/settings" "$(declare -p source target vocab_size files texts from)"
 
 step "$corpus 1/5: the files"
 if [ -n "$from" ]; then
@@ -36,6 +34,8 @@ if [ -n "$from" ]; then
         fi
     done
     texts=("${local_texts[@]}")
+elif [ -e "$out/raw" ]; then
+    echo "$out/downloads is done"
 else
     run fairseq-resmlp download "${files[@]}" --to "$out/downloads" ${mirror:+--mirror "$mirror"}
 fi

@@ -11,9 +11,8 @@
 #   OPTION...      more options for fairseq-train
 #
 # It can be stopped at any point and run again: what is done is not done twice.
-arguments=("$@")
+accepts='--from --mirror --out --'
 . "$(dirname "$0")/common.sh"
-count=$((${#arguments[@]} - ${#options[@]}))
-"$root/scripts/prepare.sh" "${arguments[@]:0:count}"
-"$root/scripts/train.sh" "${arguments[@]}"
-"$root/scripts/evaluate.sh" "${arguments[@]:0:count}"
+"$root/scripts/prepare.sh" "$corpus_argument" ${from:+--from "$from"} ${mirror:+--mirror "$mirror"} --out "$out"
+"$root/scripts/train.sh" "$corpus_argument" "$arch" --out "$out" -- "${options[@]}"
+"$root/scripts/evaluate.sh" "$corpus_argument" "$arch" --out "$out"

@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-BLOCK = re.compile(r"(<!-- (scores|preparation|perplexity|text) (.+) -->\n).*?(<!-- end -->)", re.S)
+BLOCK = re.compile(r"(<!-- (scores|preparation|perplexity|text) ([^\n]+) -->\n).*?(<!-- end -->)", re.S)
 SCORES = ("sacreBLEU", "chrF2", "tokenized BLEU", "compound-split tokenized BLEU")
 FRENCH_ENGLISH = 36_000_000  # pairs of WMT14 English-French, before cleaning
 
@@ -71,7 +71,7 @@ def scores(files) -> str:
             ]
         )
         signatures += [f"{name}: `{found[name]['signature']}`" for name in SCORES if name in found]
-    head = ("corpus", "architecture", "test set (lines)", *SCORES, "parameters", "updates", "training", "machine")
+    head = ("corpus", "architecture", "test set (lines)", *SCORES, "parameters", "updates", "training", "scored on")
     return table(head, rows) + "\n" + " · ".join(dict.fromkeys(signatures)) + "\n"
 
 

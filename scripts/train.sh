@@ -12,7 +12,8 @@
 #
 #   torchrun --nproc-per-node 2 --no-python scripts/train.sh CORPUS ARCH
 #
-# Run again, it goes on from its last checkpoint.
+# Run again, it goes on from its last checkpoint. Several machines need DIR on a file system that they share.
+accepts='--out --'
 . "$(dirname "$0")/common.sh"
 [ -e "$out/data-bin" ] || fail "$out/data-bin is not there: run scripts/prepare.sh $corpus first"
 
@@ -20,6 +21,11 @@ gpus=$(python -c 'import torch; print(torch.cuda.device_count())')
 devices=${WORLD_SIZE:-$((gpus > 0 ? gpus : 1))}
 update_freq=$(((batch_tokens + devices * device_tokens - 1) / (devices * device_tokens)))
 max_tokens=$((batch_tokens / (devices * update_freq)))
+
+[ "$max_tokens" -gt 250 ] || fail "$batch_tokens tokens an update are $max_tokens for each of $devices devices, fewer than" \
+    "the longest sentence has: use fewer devices (CUDA_VISIBLE_DEVICES), or raise batch_tokens in $folder/corpus.sh"
+[ $((updates % save_updates)) = 0 ] || fail "updates=$updates is not a multiple of save_updates=$save_updates: the last" \
+    "ones would not be in the average"
 
 device_options=(--cpu)
 # With --fp16 fairseq rounds the parameters; --amp rounds products alone. Nothing normalises this model's activations.
@@ -34,16 +40,21 @@ if [ -n "${WORLD_SIZE:-}" ]; then
     [ "$gpus" != 0 ] || device_options+=(--distributed-backend gloo --ddp-backend legacy_ddp)
 fi
 
+mkdir -p "$model"
+log=/dev/null
 if [ "${RANK:-0}" = 0 ]; then
+    log=$model/train.log
     no_one_else_in "$model"
+    # One model is never trained by two recipes. It can be trained for longer: updates are not among these.
+    same_settings "$model/settings" "$(declare -p dropout lr warmup_updates devices max_tokens update_freq options)"
     step "$corpus, $arch: $updates updates of $batch_tokens tokens, on $devices $([ "$gpus" = 0 ] && echo CPU || echo GPU)" \
         "process(es) with $max_tokens tokens and --update-freq $update_freq"
 fi
-run fairseq-train "$out/data-bin" --user-dir fairseq_resmlp --arch "$arch" --share-all-embeddings --dropout "$dropout" \
+run fairseq-train "$out/data-bin" --user-dir "$plugin" --arch "$arch" --share-all-embeddings --dropout "$dropout" \
     --optimizer adagrad --lr "$lr" --lr-scheduler fixed --warmup-updates "$warmup_updates" --clip-norm 1.0 \
     --criterion label_smoothed_cross_entropy --label-smoothing 0.1 \
     --max-tokens "$max_tokens" --update-freq "$update_freq" --max-update "$updates" --seed 1 \
     --save-interval-updates "$save_updates" --keep-interval-updates "$average" \
     --no-epoch-checkpoints --save-interval 1000000 --validate-interval 1000000 \
-    --save-dir "$model/checkpoints" --tensorboard-logdir "$model/tensorboard" --log-file "$model/train.log" \
-    --log-interval 100 "${device_options[@]}" "${options[@]}"
+    --save-dir "$model/checkpoints" --tensorboard-logdir "$model/tensorboard" \
+    --log-format simple --log-interval 100 "${device_options[@]}" "${options[@]}" 2>&1 | tee -a "$log"

@@ -7,7 +7,7 @@ import zipfile
 
 import pytest
 
-from fairseq_resmlp.collection import collect
+from fairseq_resmlp.collection import LEFT_OUT, collect
 from fairseq_resmlp.errors import InputError
 
 EN = "A man.\nTwo\u2028dogs.\r\n\nLast line without an end"
@@ -73,6 +73,11 @@ def test_several_texts_of_a_split_are_joined_in_order(downloads, tmp_path):
     assert files["train.de"] == LINES["de"] * 2 and files["valid.de"] == LINES["de"]
 
 
+def test_collecting_again_writes_anew(downloads, tmp_path):
+    texts = [("train", "e.en", "e.de"), ("train", "e.en", "e.de")]
+    assert collected(downloads, tmp_path, *texts) == collected(downloads, tmp_path, *texts)
+
+
 def test_segments_are_what_sacrebleu_has(downloads, tmp_path):
     from sacrebleu.dataset.fake_sgml import FakeSGMLDataset
 
@@ -123,7 +128,8 @@ def test_held_out_sentences_are_whole_and_never_in_train(tmp_path):
     (tmp_path / "in.en").write_text("\n".join(sources) + "\n")
     (tmp_path / "in.de").write_text("\n".join(targets) + "\n")
     texts = [("train", "in.en", "in.de"), ("valid", "held-out", "30"), ("test", "held-out", "20")]
-    pairs, files = collected(tmp_path, tmp_path, *texts)
+    pairs, files = collected(tmp_path, tmp_path / "train.1", *texts)  # the folder's name is not the split's
+    left_out = pairs.pop(LEFT_OUT)
     lines = {name: data.decode().splitlines() for name, data in files.items()}
     of = {split: list(zip(lines[f"{split}.en"], lines[f"{split}.de"])) for split in ("train", "valid", "test")}
     assert {split: len(found) for split, found in of.items()} == pairs
@@ -134,6 +140,7 @@ def test_held_out_sentences_are_whole_and_never_in_train(tmp_path):
     original = list(zip(sources, targets))
     assert of["train"] == [p for p in original if p[0] not in held_sources and p[1] not in held_targets]
     assert set(held_out) <= set(original)
+    assert left_out == 1000 - pairs["train"] - 50 > 0
 
 
 def test_the_same_sentences_are_held_out_whatever_the_order(tmp_path):

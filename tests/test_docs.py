@@ -3,10 +3,22 @@
 import re
 
 import pytest
-from conftest import ROOT, run
+from conftest import ROOT, load_script, run
 
 FOLDERS = ("*.md", "docs/*.md", "examples/*/README.md")
 PAGES = sorted(page for folder in FOLDERS for page in ROOT.glob(folder))
+
+
+def test_each_block_of_a_page_is_filled_by_its_own_files(tmp_path, monkeypatch):
+    results = load_script(ROOT / "scripts" / "results.py")
+    monkeypatch.setattr(results, "ROOT", tmp_path)
+    (tmp_path / "a.txt").write_text("first\n")
+    (tmp_path / "b.json").write_text('{"runs": [{"options": "--lr 1", "valid_ppl": [7.04, 6.5]}]}')
+    page = "# Page\n<!-- text a.txt -->\nold\n<!-- end -->\nbetween\n<!-- perplexity b.json -->\n<!-- end -->\nafter\n"
+    assert results.BLOCK.sub(results.fill, page) == (
+        "# Page\n<!-- text a.txt -->\n```\nfirst\n```\n<!-- end -->\nbetween\n<!-- perplexity b.json -->\n"
+        "| options | epoch 1 | epoch 2 |\n| --- | --- | --- |\n| `--lr 1` | 7.0 | 6.5 |\n<!-- end -->\nafter\n"
+    )
 
 
 def test_tables_are_made_from_the_results_beside_them():

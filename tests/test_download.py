@@ -89,6 +89,19 @@ def test_a_missing_file_stops_at_once(server, tmp_path):
     assert len(server.requests) == 1
 
 
+@pytest.mark.parametrize(
+    "url, checksum, message",
+    [
+        ("http://127.0.0.1:9/a", "sha265:00", "sha265:00 is no checksum"),
+        ("a.tgz", "-", "a.tgz is no address"),
+        ("127.0.0.1:9/a", "-", "is no address: it begins with http://"),
+    ],
+)
+def test_a_mistake_is_named_before_anything_is_fetched(tmp_path, url, checksum, message):
+    with pytest.raises(InputError, match=message):
+        download(url, str(tmp_path / "a"), checksum)
+
+
 def test_a_dead_server_stops(tmp_path):
     with pytest.raises(InputError, match="refused, 5 times"):
         download("http://127.0.0.1:9/a.tgz", str(tmp_path / "a.tgz"), "-", wait=0)

@@ -2,7 +2,11 @@
 
 import io
 import json
+import os
+import select
+import subprocess
 import sys
+import time
 
 import pytest
 import sentencepiece
@@ -127,6 +131,23 @@ def test_cleaning_takes_two_sides(tmp_path):
     files = write(tmp_path, a="x\n", b="x\n", c="x\n")
     done = CliRunner().invoke(main, ["spm-encode", *files, "--model", str(STORED), "--out-dir", "p", "--clean"])
     assert done.exit_code == 1 and "--clean takes two files" in done.output
+
+
+def test_the_workers_end_with_a_parent_that_is_killed(tmp_path):
+    write(tmp_path, a="".join(f"das Haus {i}\n" for i in range(400_000)))
+    command = ("fairseq-resmlp", "spm-encode", "a", "--model", STORED, "--out-dir", "p", "--workers", "2")
+    read_end, write_end = os.pipe()  # its end is seen when the last process that inherited it is gone
+    process = subprocess.Popen(command, cwd=tmp_path, pass_fds=[write_end], stderr=subprocess.DEVNULL)
+    os.close(write_end)
+    part = tmp_path / "p" / "a.part"
+    while not (part.exists() and part.stat().st_size):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert select.select([read_end], [], [], 60)[0], "a worker lives on"
+    assert os.read(read_end, 1) == b""
+    os.close(read_end)
 
 
 def test_pieces_learnt_from_all_lines_are_those_of_the_files_themselves(tmp_path):

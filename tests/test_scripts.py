@@ -7,7 +7,6 @@ import hashlib
 import io
 import json
 import os
-import random
 import re
 import shutil
 import signal
@@ -119,9 +118,9 @@ def reproduced(archives, corpus):
     with mirror(archives) as server:
         half = (archives / "training-parallel-europarl-v7.tgz").stat().st_size // 2
         server.cuts["training-parallel-europarl-v7.tgz"] = [half]
-        out = archives.parent / "run"
-        done = run(SCRIPTS / "reproduce.sh", corpus, "--mirror", server.url, "--out", out, "--", "--log-interval", "5")
-    return out, done.stdout + done.stderr, server.requests
+        command = [SCRIPTS / "reproduce.sh", corpus, "--mirror", server.url, "--out", "the run"]
+        done = run(*command, "--", "--log-interval", "5", cwd=archives.parent)
+    return archives.parent / "the run", done.stdout + done.stderr, server.requests
 
 
 def test_a_cut_connection_is_resumed(reproduced, archives):
@@ -159,7 +158,7 @@ def test_the_log_says_speed_and_time_left_and_goes_to_tensorboard(reproduced):
 
 def test_both_forms_of_the_test_set_are_scored_by_name(reproduced):
     for name, lines in (("newstest2014-full", 30), ("newstest2014-filtered", 25)):
-        results = reproduced[0] / "resmlp_tiny" / f"{name}.beam4.lenpen0.6"
+        results = reproduced[0] / "resmlp_tiny" / name
         report = json.loads((results / "scores.json").read_text())
         names = [score["name"] for score in report["scores"]]
         assert names == ["sacreBLEU", "chrF2", "tokenized BLEU", "compound-split tokenized BLEU"]
@@ -169,7 +168,7 @@ def test_both_forms_of_the_test_set_are_scored_by_name(reproduced):
         assert "--lenpen 0.6" in report["records"]["generate"]
         assert (results / "scores.txt").read_text().startswith("sacreBLEU")
     full, filtered = (
-        lines_of(reproduced[0] / "resmlp_tiny" / f"newstest2014-{form}.beam4.lenpen0.6" / "translation.de")
+        lines_of(reproduced[0] / "resmlp_tiny" / f"newstest2014-{form}" / "translation.de")
         for form in ("full", "filtered")
     )
     assert filtered == full[3:-2]
@@ -179,7 +178,8 @@ def test_run_again_nothing_is_done_twice(reproduced, corpus):
     out, first, _ = reproduced
     made = [path for path in out.rglob("*") if path.suffix in (".pt", ".bin", ".model", ".de")]
     before = {path: path.stat().st_mtime_ns for path in made}
-    done = run(SCRIPTS / "reproduce.sh", corpus, "--mirror", "http://127.0.0.1:9", "--out", out)
+    command = [SCRIPTS / "reproduce.sh", corpus, "--mirror", "http://127.0.0.1:9", "--out", "the run"]
+    done = run(*command, "--", "--log-interval", "5", cwd=out.parent)
     assert {path: path.stat().st_mtime_ns for path in before} == before
     scores = re.findall(r"^(?:sacreBLEU|chrF2|tokenized).*", first, re.M)
     assert scores and re.findall(r"^(?:sacreBLEU|chrF2|tokenized).*", done.stdout, re.M) == scores
@@ -223,6 +223,38 @@ def test_other_settings_are_not_mixed_into_a_folder(reproduced, archives):
     assert done.returncode != 0 and "was begun with other settings" in done.stderr
 
 
+def test_other_settings_are_not_mixed_into_a_training(reproduced, corpus):
+    done = run(SCRIPTS / "train.sh", corpus, "--out", reproduced[0], "--", "--lr", "0.1", check=False)
+    assert done.returncode != 0 and "resmlp_tiny was begun with other settings" in done.stderr
+
+
+def test_another_search_is_not_scored_as_the_first(reproduced, corpus):
+    copy = reproduced[0].with_name("another search")
+    shutil.copytree(reproduced[0], copy)
+    run(SCRIPTS / "evaluate.sh", corpus, "--out", copy, "--", "--beam", "1", "--max-len-b", "3")
+    translations = lines_of(copy / "resmlp_tiny" / "newstest2014-full" / "translation.de")
+    assert max(len(line.split()) for line in translations) <= 3
+    report = json.loads((copy / "resmlp_tiny" / "newstest2014-full" / "scores.json").read_text())
+    assert report["records"]["generate"].endswith("--beam 1 --max-len-b 3")
+
+
+def test_local_text_is_taken_by_its_names_and_the_rest_held_out(text, archives, tmp_path):
+    local = tmp_path / "local text"
+    local.mkdir()
+    for split in ("train", "test"):
+        for side, language in enumerate(("en", "de")):
+            (local / f"{split}.{language}").write_text("".join(text[split][side]), encoding="utf-8")
+    rows = "texts=(train a.{en,de} train b.{en,de} valid held-out 20 test held-out 20)\n"
+    corpus = corpus_of(archives, tmp_path / "corpus", SETTINGS + rows)
+    run(SCRIPTS / "prepare.sh", corpus, "--from", local, "--out", tmp_path / "out")
+    raw = tmp_path / "out" / "raw"
+    assert lines_of(raw / "test.de") == [line.strip() for line in text["test"][1]]
+    assert len(lines_of(raw / "valid.en")) == 20
+    assert len(lines_of(raw / "train.en")) <= 880
+    assert set(lines_of(raw / "train.en")) <= {line.strip() for line in text["train"][0]}
+    assert (tmp_path / "out" / "data-bin" / "test.en-de.de.bin").exists()
+
+
 @pytest.mark.parametrize(
     "command, message",
     [
@@ -255,56 +287,69 @@ def test_every_corpus_has_the_same_settings():
         names = found
 
 
-def test_two_processes_train_like_one_with_twice_the_update_frequency(reproduced, corpus, tmp_path):
-    curves = []
-    for processes in (1, 2):
-        out = tmp_path / str(processes)
+def test_two_processes_train_like_one_with_twice_the_update_frequency(reproduced, corpus, archives, tmp_path):
+    half = corpus_of(archives, tmp_path / "half", SETTINGS + "updates=10\n")
+    torchrun = ("torchrun", "--nproc-per-node", "2", "--no-python")
+    curves, models = [], []
+    # The two processes are stopped after 10 updates and go on.
+    for launch, corpora in (((), [corpus]), (torchrun, [half, corpus])):
+        out = tmp_path / f"run{len(curves)}"
         out.mkdir()
         (out / "data-bin").symlink_to(reproduced[0] / "data-bin")
-        launch = ("torchrun", "--nproc-per-node", "2", "--no-python") if processes == 2 else ()
-        done = run(*launch, SCRIPTS / "train.sh", corpus, "--out", out, "--", "--log-interval", "1")
-        assert f"--update-freq {2 // processes}" in done.stdout
+        for settings in corpora:
+            done = run(*launch, SCRIPTS / "train.sh", settings, "--out", out, "--", "--log-interval", "1")
+        assert f"--update-freq {1 if launch else 2}" in done.stdout
         log = (out / "resmlp_tiny" / "train.log").read_text()
-        curves.append([float(x) for x in re.findall(r"^epoch .* loss=([\d.]+), nll_loss", log, re.M)])
-        state = torch.load(out / "resmlp_tiny" / "checkpoints" / "checkpoint_last.pt", weights_only=True)
-        curves.append(state["model"])
-    one, model, two, other = curves
-    assert len(one) == len(two) == 20
-    assert two == pytest.approx(one, abs=1e-3)
-    for name, value in model.items():
-        torch.testing.assert_close(other[name], value, atol=1e-3, rtol=1e-3, msg=name)
+        curves.append([float(x) for x in re.findall(r"train_inner \| epoch .* loss=([\d.]+), nll_loss", log)])
+        last = out / "resmlp_tiny" / "checkpoints" / "checkpoint_last.pt"
+        models.append(torch.load(last, weights_only=True)["model"])
+    assert len(curves[0]) == 20
+    assert curves[1] == pytest.approx(curves[0], abs=1e-3)
+    for name, value in models[0].items():
+        torch.testing.assert_close(models[1][name], value, atol=1e-3, rtol=1e-3, msg=name)
+
+
+# What lies in the folder at the moment of the kill, stage after stage
+MOMENTS = (
+    "downloads/training-parallel-commoncrawl.tgz",
+    "raw.part/train.en",
+    "spm.model.part",
+    "pieces.part/train.json",
+    "data-bin.part/train.en-de.en.bin",
+    "data-bin",
+    "resmlp_tiny/checkpoints/checkpoint_1_10.pt*",
+    "resmlp_tiny/checkpoints/checkpoint_last.pt*",
+    "resmlp_tiny/checkpoints/checkpoint_*_20.pt",
+    "resmlp_tiny/average2.pt*",
+    "resmlp_tiny/newstest2014-full.part",
+    "resmlp_tiny/newstest2014-full/scores.json",
+)
 
 
 @pytest.mark.slow
 def test_killed_anywhere_and_run_again_it_ends_the_same(reproduced, archives, corpus):
-    out, rng = archives.parent / "killed", random.Random(5)
-    kills = 0
+    out = archives.parent / "killed"
     with mirror(archives) as server:
-        command = [SCRIPTS / "reproduce.sh", corpus, "--mirror", server.url, "--out", out]
-        for _ in range(40):
+        command = [SCRIPTS / "reproduce.sh", corpus, "--mirror", server.url, "--out", out, "--", "--log-interval", "5"]
+        for moment in MOMENTS:
             process = subprocess.Popen(
                 list(map(str, command)), start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
             )
-            try:
-                process.wait(timeout=rng.uniform(1, 30))
-                break
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-                kills += 1
-                time.sleep(0.5)
-        assert process.returncode == 0 and kills >= 5
+            while not list(out.glob(moment)):
+                assert process.poll() is None, f"it ended before there was {moment}"
+                time.sleep(0.002)
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        run(*command)
     for name in ("newstest2014-full", "newstest2014-filtered"):
-        folder = f"resmlp_tiny/{name}.beam4.lenpen0.6"
-        assert lines_of(out / folder / "translation.de") == lines_of(reproduced[0] / folder / "translation.de")
-        scores = [json.loads((place / folder / "scores.json").read_text())["scores"] for place in (out, reproduced[0])]
+        results = [place / "resmlp_tiny" / name for place in (out, reproduced[0])]
+        assert lines_of(results[0] / "translation.de") == lines_of(results[1] / "translation.de")
+        scores = [json.loads((result / "scores.json").read_text())["scores"] for result in results]
         assert scores[0] == scores[1]
     models = [
         torch.load(place / "resmlp_tiny" / "average2.pt", weights_only=True)["model"] for place in (out, reproduced[0])
     ]
     assert all(torch.equal(value, models[1][name]) for name, value in models[0].items())
-
-
 
 
 DATA = ROOT.parent / "shared" / "data"
@@ -330,6 +375,6 @@ def test_real_text_of_wmt14_goes_all_the_way(tmp_path):
     assert report["kept"] + sum(report["dropped"].values()) == 19998
     assert len(lines_of(tmp_path / "run" / "raw" / "valid.de")) == 2800
     for name, lines in (("newstest2014-full", 200), ("newstest2014-filtered", 195)):
-        results = tmp_path / "run" / "resmlp_tiny" / f"{name}.beam4.lenpen0.6"
+        results = tmp_path / "run" / "resmlp_tiny" / name
         assert len(lines_of(results / "translation.de")) == lines
         assert json.loads((results / "scores.json").read_text())["lines"] == lines
