@@ -25,7 +25,7 @@ setup(
         'torch>=2.6; python_version >= "3.11"',
         "click>=8",
         "sacrebleu>=2.3",
-        "sentencepiece>=0.1.99",
+        "sentencepiece>=0.2.0",
     ],
     extras_require={
         "reproduce": ["sacremoses>=0.1", "tensorboardX>=2.6"],  # what scripts/ needs beyond fairseq
