@@ -86,14 +86,17 @@ def preparation(files) -> str:
                 text = f"{report['text']}{' x ' + str(run['times']) if run['times'] > 1 else ''}"
                 rows.append([text, f"{run['pairs']:,}", stage, seconds, peak, f"{speed:,.0f}" if speed else ""])
         hours = 2 * FRENCH_ENGLISH / run["stages"]["spm-encode --clean"]["sentences_per_core_second"] / 3600
-        # The binarising of a text is proportional to it, apart from the seconds that the command takes to start.
+        # What fairseq-preprocess takes grows in proportion to the text, from what it takes to start.
         small, large = report["runs"]
-        binarise = [run["stages"]["fairseq-preprocess"]["seconds"] for run in (small, large)]
-        slope = (binarise[1] - binarise[0]) / (large["pairs"] - small["pairs"])
+        binarise = [run["stages"]["fairseq-preprocess"] for run in (small, large)]
+        seconds_more, mb_more = (
+            (binarise[1][what] - binarise[0][what]) / (large["pairs"] - small["pairs"]) * FRENCH_ENGLISH
+            for what in ("seconds", "peak_mb")
+        )
         projections.append(
             f"{FRENCH_ENGLISH / 1e6:.0f} million pairs as long as those of {report['text']}: {hours:.1f} hours of one "
-            f"core to clean and encode, {slope * FRENCH_ENGLISH / 3600:.1f} hours of {report['workers']} cores for "
-            "fairseq-preprocess."
+            f"core to clean and encode, {seconds_more / 3600:.1f} hours of {report['workers']} cores and "
+            f"{(binarise[1]['peak_mb'] + mb_more) / 1024:.1f} GB for fairseq-preprocess."
         )
     head = ("text", "pairs", "stage", "seconds", "peak memory (MB)", "sentences a second a core")
     return table(head, rows) + "\n" + "\n".join(projections) + "\n"
