@@ -85,9 +85,10 @@ def preparation(files) -> str:
                 seconds, peak = f"{figures['seconds']:.0f}", f"{figures['peak_mb']:,.0f}"
                 text = f"{report['text']}{' x ' + str(run['times']) if run['times'] > 1 else ''}"
                 rows.append([text, f"{run['pairs']:,}", stage, seconds, peak, f"{speed:,.0f}" if speed else ""])
-        hours = 2 * FRENCH_ENGLISH / run["stages"]["spm-encode --clean"]["sentences_per_core_second"] / 3600
-        # What fairseq-preprocess takes grows in proportion to the text, from what it takes to start.
         small, large = report["runs"]
+        # Of the text once: copies of it favour the cache of words.
+        hours = 2 * FRENCH_ENGLISH / small["stages"]["spm-encode --clean"]["sentences_per_core_second"] / 3600
+        # What fairseq-preprocess takes grows in proportion to the text, from what it takes to start.
         binarise = [run["stages"]["fairseq-preprocess"] for run in (small, large)]
         seconds_more, mb_more = (
             (binarise[1][what] - binarise[0][what]) / (large["pairs"] - small["pairs"]) * FRENCH_ENGLISH
