@@ -7,6 +7,7 @@ import select
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import sentencepiece
@@ -135,7 +136,8 @@ def test_cleaning_takes_two_sides(tmp_path):
 
 def test_the_workers_end_with_a_parent_that_is_killed(tmp_path):
     write(tmp_path, a="".join(f"das Haus {i}\n" for i in range(400_000)))
-    command = ("fairseq-resmlp", "spm-encode", "a", "--model", STORED, "--out-dir", "p", "--workers", "2")
+    program = Path(sys.executable).with_name("fairseq-resmlp")
+    command = (program, "spm-encode", "a", "--model", STORED, "--out-dir", "p", "--workers", "2")
     read_end, write_end = os.pipe()  # its end is seen when the last process that inherited it is gone
     process = subprocess.Popen(command, cwd=tmp_path, pass_fds=[write_end], stderr=subprocess.DEVNULL)
     os.close(write_end)

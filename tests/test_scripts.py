@@ -306,7 +306,9 @@ def test_two_processes_train_like_one_with_twice_the_update_frequency(reproduced
     assert len(curves[0]) == 20
     assert curves[1] == pytest.approx(curves[0], abs=1e-3)
     for name, value in models[0].items():
-        torch.testing.assert_close(models[1][name], value, atol=1e-3, rtol=1e-3, msg=name)
+        # Attention does not depend on the keys' bias: its gradient is rounding alone, which Adagrad makes large.
+        if not name.endswith("k_proj.bias"):
+            torch.testing.assert_close(models[1][name], value, atol=1e-3, rtol=1e-3, msg=name)
 
 
 # What lies in the folder at the moment of the kill, stage after stage
