@@ -112,7 +112,8 @@ def _hold_out(counts: Dict[str, int], files: Dict[str, List[str]]) -> Dict[str, 
     split_of = dict(zip(chosen, splits))
     held: Dict[int, Tuple[bytes, bytes]] = {}
     for source, target in zip(*map(_lines, train)):
-        held.setdefault(_number(source), (source, target)) if _number(source) in split_of else None
+        if _number(source) in split_of:
+            held.setdefault(_number(source), (source, target))
     for split in counts:
         for side, file in enumerate(files[split]):
             with open(file, "wb") as out:

@@ -8,7 +8,8 @@
 #   --against FILE   another system's translation of the first test set: compare by paired bootstrap
 #   OPTION...        more options for fairseq-generate
 #
-# For each test set it writes a folder DIR/ARCH/TEST with the translation, scores.txt and scores.json.
+# For each test set it writes a folder DIR/ARCH/TEST with the translation, scores.txt and scores.json, in place of one by
+# another model or with other options.
 accepts='--out --against --'
 . "$(dirname "$0")/common.sh"
 mapfile -t checkpoints < <(find "$model/checkpoints" -name 'checkpoint_*_*.pt' 2> /dev/null | sort -V | tail -n "$average")
@@ -30,9 +31,11 @@ for name in $(test_sets); do
     results=$model/$name
     generate=(fairseq-generate "$out/data-bin" --user-dir "$plugin" --path "$mean" --gen-subset "test$number"
         --beam "$beam" --lenpen "$lenpen" --remove-bpe sentencepiece --max-tokens 4000 "${options[@]}")
-    # A translation by another model or command is made anew.
     made_by="${generate[*]} $(sha256sum < "$mean")"
-    [ "$(cat "$results/made_by" 2> /dev/null)" = "$made_by" ] || rm -rf "$results"
+    if [ -e "$results" ] && [ "$(cat "$results/made_by")" != "$made_by" ]; then
+        echo "$results is of another model or command: made anew"
+        rm -rf "$results"
+    fi
     translate() {
         run "${generate[@]}" --results-path "$results.part"
         # Lines H-<sentence> <score> <translation>, longest sentences first: back into the order of the test set

@@ -7,6 +7,7 @@ import select
 import subprocess
 import sys
 import time
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from conftest import ROOT
 
 from fairseq_resmlp.cli import main
 from fairseq_resmlp.errors import InputError
-from fairseq_resmlp.pieces import BLOCK, Cleaning, Encoder, encode_files, train_pieces
+from fairseq_resmlp.pieces import BLOCK, Cleaning, Encoder, _in_order, encode_files, train_pieces
 
 STORED = ROOT / "tests" / "stored" / "sentencepiece.bpe.model"
 EUROPARL = ROOT.parent / "shared" / "data" / "europarl20k.en-de"
@@ -71,6 +72,22 @@ def test_more_lines_than_a_block_keep_their_order_over_several_processes(tmp_pat
     files = write(tmp_path, a="".join(f"Haus {i}\n" for i in range(count)))
     assert encode_files(files, [str(tmp_path / "out")], str(STORED), workers=2) == (count, {})
     assert read(tmp_path / "out") == [slow(f"Haus {i}" for i in range(count))]
+
+
+def test_no_more_blocks_are_in_memory_than_asked_for():
+    submitted = []
+
+    def futures():
+        for number in range(50):
+            future = Future()
+            future.set_result(number)
+            submitted.append(future)
+            yield future
+
+    for number, result in enumerate(_in_order(futures(), ahead=4)):
+        assert result == number
+        assert len(submitted) <= number + 5
+    assert number == 49
 
 
 def test_only_a_line_feed_ends_a_line(tmp_path, slow):
