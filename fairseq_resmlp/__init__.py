@@ -8,10 +8,11 @@ _root = logging.getLogger()
 _level, _handlers = _root.level, list(_root.handlers)
 logging.getLogger("fairseq.tasks.text_to_speech").setLevel(logging.WARNING)
 
-from . import mends, progress  # noqa: E402
+from . import divergence, mends, progress  # noqa: E402
 
 mends.apply()
 progress.show_time_left()
+divergence.stop_when_loss_explodes()
 
 from .model import ResMLPModel  # noqa: E402  the mends come first
 

@@ -1,10 +1,10 @@
 """The mean of several checkpoints of one training."""
 
-import pickle
 from typing import Any, Dict, Sequence
 
 import torch
 
+from . import checkpoint
 from .errors import InputError
 
 
@@ -22,11 +22,12 @@ def average_checkpoints(paths: Sequence[str]) -> Dict[str, Any]:
         belongs to none of the averages
 
     Raises:
-        InputError: a file is not a fairseq checkpoint, or its parameters have other names or shapes
+        InputError: a file is not a checkpoint to be trusted (see `checkpoint.read`), or its parameters have other
+            names or shapes, or it is of a training with another dictionary
     """
     total: Dict[str, torch.Tensor] = {}
-    for path in paths:
-        state = load_checkpoint(path)
+    for summed, path in enumerate(paths):
+        state = checkpoint.read(path)
         parameters = state["model"]
         if not total:
             total = {name: torch.zeros_like(value, dtype=torch.float64) for name, value in parameters.items()}
@@ -39,20 +40,9 @@ def average_checkpoints(paths: Sequence[str]) -> Dict[str, Any]:
                     f"{name} is {tuple(value.shape)} in {path} and {tuple(total[name].shape)} in {paths[0]}: "
                     "only checkpoints of one architecture can be averaged"
                 )
+            if summed and not value.is_floating_point() and not torch.equal(total[name], value.double() * summed):
+                raise InputError(f"{name} is not the same in {path} and {paths[0]}: they are of different trainings")
             total[name] += value
     state["model"] = {name: (total[name] / len(paths)).to(value.dtype) for name, value in parameters.items()}
     state["last_optimizer_state"] = None
-    return state
-
-
-def load_checkpoint(path: str) -> Dict[str, Any]:
-    """Load a fairseq checkpoint weights-only on the CPU; InputError if the file is none."""
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        reason = (str(error).splitlines() or ["it ends too early"])[0]
-        raise InputError(f"{path} cannot be loaded as a checkpoint: {reason}") from error
-    parameters = state.get("model") if isinstance(state, dict) else None
-    if not isinstance(parameters, dict) or not all(torch.is_tensor(value) for value in parameters.values()):
-        raise InputError(f"{path} is not a fairseq checkpoint: it holds no model")
     return state

@@ -3,16 +3,17 @@
 import json
 import os
 import resource
-from contextlib import ExitStack, contextmanager
-from typing import Iterator, List, Optional, Sequence, Tuple
+from contextlib import ExitStack
+from typing import List, Optional, Sequence, Tuple
 
 import click
-import torch
 
 from .average import average_checkpoints
+from .checkpoint import write as write_checkpoint
 from .collection import collect as collect_texts
 from .download import download as fetch
 from .errors import InputError
+from .files import written_whole
 
 
 class OneLineErrors(click.Group):
@@ -32,19 +33,6 @@ def main() -> None:
 
     Training and translation are fairseq's own commands with --user-dir fairseq_resmlp.
     """
-
-
-@contextmanager
-def written_whole(path: str) -> Iterator[str]:
-    """Give a temporary path that becomes `path` at the end, or is removed if the work fails."""
-    partial = f"{path}.part"
-    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-    try:
-        yield partial
-        os.replace(partial, path)
-    finally:
-        if os.path.exists(partial):
-            os.remove(partial)
 
 
 def in_groups(words: Sequence[str], size: int, names: str) -> List[Sequence[str]]:
@@ -163,8 +151,7 @@ def cpu_seconds() -> float:
 @click.option("--output", required=True, type=click.Path(dir_okay=False), help="Checkpoint to write.")
 def average(checkpoints: Tuple[str, ...], output: str) -> None:
     """Average the parameters of CHECKPOINTS of one training, such as those of its last epochs."""
-    with written_whole(output) as partial:
-        torch.save(average_checkpoints(checkpoints), partial)
+    write_checkpoint(average_checkpoints(checkpoints), output)
     click.echo(f"{output}: the mean of {len(checkpoints)} checkpoints")
 
 

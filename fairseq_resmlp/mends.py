@@ -6,9 +6,10 @@ that fails without it in tests/test_mends.py, tests/test_commands.py or tests/te
 """
 
 import _codecs
-import argparse
+import ast
 import functools
 import logging
+import math
 import os
 import sys
 import warnings
@@ -25,9 +26,12 @@ from fairseq.optim import OPTIMIZER_DATACLASS_REGISTRY, OPTIMIZER_REGISTRY, AMPO
 from fairseq.search import DiverseBeamSearch
 from fairseq.sequence_generator import SequenceGenerator
 from fairseq.tasks import FairseqTask
+from fairseq.trainer import Trainer
+from fairseq_cli import interactive
 from hydra.core.config_store import ConfigStore
 from omegaconf import II, DictConfig
 
+from . import checkpoint, lines
 from .errors import InputError, too_long
 
 logger = logging.getLogger(__name__)
@@ -36,15 +40,18 @@ logger = logging.getLogger(__name__)
 @functools.lru_cache(maxsize=None)  # mending twice would wrap fairseq's functions twice
 def apply() -> None:
     """Mend all that still needs it; called again, do nothing."""
-    allow_checkpoints()
+    load_only_harmless_checkpoints()
+    evaluate_only_plain_values()
     keep_last_batch()
     resume_with_the_same_batches()
     train_no_longer_than_told()
-    copy_checkpoints_whole()
+    write_checkpoints_whole()
     save_every_interval()
     unscale_gradients_once()
     remember_languages()
     number_sentences_in_diverse_beam_search()
+    refuse_translations_without_scores()
+    translate_every_line()
     replace_unknown_words()
     let_hydra_use_adagrad()
     show_model_options_in_help()
@@ -53,29 +60,64 @@ def apply() -> None:
     silence_warnings()
 
 
-def allow_checkpoints() -> None:
-    """Load fairseq's checkpoints weights-only (fairseq issue 5610).
+def load_only_harmless_checkpoints() -> None:
+    """Load fairseq's checkpoints weights-only and whole (fairseq issue 5610).
 
-    torch 2.6 and later refuse what is not plain data unless it is on a list. The list below is all that
-    fairseq's own checkpoints hold: `argparse.Namespace` (options of models without a dataclass) and
-    NumPy scalars (the best --eval-bleu score). Neither can run code. Older torch has to be asked for
-    the protection.
+    torch 2.6 and later refuse what is not plain data unless it is on a list, and fairseq's own checkpoints hold
+    some (see `checkpoint.ALLOWED`). Older torch has to be asked for the protection. A checkpoint that does not fit
+    the model is named in one line, too.
     """
     if not hasattr(torch.serialization, "add_safe_globals"):
         raise ImportError(f"torch {torch.__version__} cannot load checkpoints safely: install torch >= 2.4")
-    old_torch = tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 6)
-    if old_torch:
-        os.environ.setdefault("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "1")
-    multiarray = (getattr(np, "_core", None) or np.core).multiarray
-    numbers = [type(np.dtype(t)) for t in (np.float64, np.int64)]
-    allowed = [argparse.Namespace, np.ndarray, np.dtype, multiarray._reconstruct, multiarray.scalar, *numbers]
-    if old_torch:
-        allowed.append(_codecs.encode)  # how pickle writes bytes; later torch knows it by itself
-    elif hasattr(np, "_core"):
-        # Checkpoints written under NumPy 1 know these two by their old names.
-        allowed += [(multiarray._reconstruct, "numpy.core.multiarray._reconstruct")]
-        allowed += [(multiarray.scalar, "numpy.core.multiarray.scalar")]
-    torch.serialization.add_safe_globals(allowed)
+    if tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 6):
+        torch.serialization.add_safe_globals(checkpoint.ALLOWED)
+    else:  # which takes names from the classes themselves
+        for stand_in, name in checkpoint.ALLOWED:
+            stand_in.__module__, stand_in.__qualname__ = name.rsplit(".", 1)
+            stand_in.__name__ = stand_in.__qualname__
+        torch.serialization.add_safe_globals([*{stand_in for stand_in, _ in checkpoint.ALLOWED}, _codecs.encode])
+    load_to_cpu, load_in_training = checkpoint_utils.load_checkpoint_to_cpu, Trainer.load_checkpoint
+
+    @functools.wraps(load_to_cpu)
+    def load_checkpoint_to_cpu(path, *args, **kwargs):
+        with checkpoint.safe_to_load(path):
+            state = load_to_cpu(path, *args, **kwargs)
+        checkpoint.check(state, path)
+        return state
+
+    @functools.wraps(load_in_training)
+    def load_checkpoint(self, filename, *args, **kwargs):
+        try:
+            return load_in_training(self, filename, *args, **kwargs)
+        except Exception as error:
+            if isinstance(error.__context__, InputError):  # fairseq replaces it by "architectures match"
+                raise InputError(f"{filename}: {error.__context__}") from error
+            raise
+
+    checkpoint_utils.load_checkpoint_to_cpu = load_checkpoint_to_cpu
+    Trainer.load_checkpoint = load_checkpoint
+
+
+def evaluate_only_plain_values() -> None:
+    """Let no option run code.
+
+    fairseq passes some options to Python's eval, such as a Transformer's adaptive_softmax_cutoff, and takes them
+    from the checkpoint: loaded weights-only, it could still run anything.
+    """
+    plain = (ast.Expression, ast.Constant, ast.List, ast.Tuple, ast.Dict, ast.UnaryOp, ast.USub, ast.Load)
+    sums = (ast.BinOp, ast.Add, ast.Mult)  # [(512, 3)] * 20
+
+    def evaluate(text):
+        if not isinstance(text, str):
+            raise TypeError(f"{text!r} is no text")  # where fairseq takes a default
+        tree = ast.parse(text.strip(), mode="eval")
+        if not all(isinstance(node, plain + sums) for node in ast.walk(tree)):
+            raise InputError(f"an option is {text!r}, which is no plain value: it is not evaluated")
+        return eval(compile(tree, "<option>", "eval"), {"__builtins__": {}})
+
+    for name, module in list(sys.modules.items()):
+        if name.split(".")[0] == "fairseq" and module is not None:
+            module.eval = evaluate  # found before Python's own
 
 
 def keep_last_batch() -> None:
@@ -147,22 +189,31 @@ def train_no_longer_than_told() -> None:
     checkpoint_utils.load_checkpoint = load_checkpoint
 
 
-def copy_checkpoints_whole() -> None:
-    """Let no checkpoint be half written under its own name.
+def write_checkpoints_whole() -> None:
+    """Let no checkpoint be half written under its own name, and say in one line why it cannot be written.
 
     fairseq writes the first of several names under a temporary one, but copies it to the others, and
-    checkpoint_last.pt is one of them: killed in a copy, a training cannot be resumed.
+    checkpoint_last.pt is one of them: killed in a copy, a training cannot be resumed. After an error it writes the
+    same content again behind the half that is there.
     """
-    original = PathManager.copy
+    save, copy_file = checkpoint_utils.torch_persistent_save, PathManager.copy
 
-    @functools.wraps(original)
+    @functools.wraps(save)
+    def torch_persistent_save(obj, filename, async_write=False):
+        if async_write or not PathManager.supports_rename(filename):
+            save(obj, filename, async_write)
+        else:
+            checkpoint.write(obj, filename)
+
+    @functools.wraps(copy_file)
     def copy(src_path, dst_path, overwrite=False):
         if not PathManager.supports_rename(dst_path):
-            return original(src_path, dst_path, overwrite)
-        original(src_path, f"{dst_path}.tmp", overwrite)
-        PathManager.rename(f"{dst_path}.tmp", dst_path)
+            return copy_file(src_path, dst_path, overwrite)
+        with checkpoint.replaced(dst_path) as partial:
+            copy_file(src_path, partial, overwrite)
         return dst_path
 
+    checkpoint_utils.torch_persistent_save = torch_persistent_save
     PathManager.copy = staticmethod(copy)
 
 
@@ -235,6 +286,40 @@ def number_sentences_in_diverse_beam_search() -> None:
         return original(self, models, sample, **kwargs)
 
     SequenceGenerator.generate = generate
+
+
+def refuse_translations_without_scores() -> None:
+    """Give no translation where the model's output is not a number.
+
+    The search reads NaN as a probability of zero, and goes on to a random translation, or to none.
+    """
+    original = SequenceGenerator.generate
+
+    @functools.wraps(original)
+    def generate(self, models, sample, **kwargs):
+        found = original(self, models, sample, **kwargs)
+        for hypotheses in found:
+            if not hypotheses or not math.isfinite(hypotheses[0]["score"]):
+                raise InputError(
+                    "a sentence has no translation with a finite score: the model's numbers overflow or are none; "
+                    "in float16 take float32 instead (leave --fp16 out)"
+                )
+        return found
+
+    SequenceGenerator.generate = generate
+
+
+def translate_every_line() -> None:
+    """Let fairseq-interactive read any line and give a translation for each (see `lines`)."""
+    original = interactive.make_batches
+
+    @functools.wraps(original)
+    def make_batches(sentences, cfg, task, max_positions, encode_fn):
+        lines.allow_one_line_of_any_length(cfg, max_positions)
+        return original(sentences, cfg, task, max_positions, encode_fn)
+
+    interactive.make_batches = make_batches
+    interactive.buffered_read = lines.read
 
 
 def replace_unknown_words() -> None:
@@ -318,12 +403,12 @@ def accept_a_second_copy() -> None:
 
 
 def print_input_errors_in_one_line() -> None:
-    """End a command with the message of an InputError alone: a traceback says nothing to whoever made it."""
+    """End a command with the message alone of what a user can mend, a full disk and a missing file among it."""
     original = sys.excepthook
 
     @functools.wraps(original)
     def excepthook(kind, error, traceback):
-        if issubclass(kind, InputError):
+        if issubclass(kind, (InputError, OSError)):
             print(f"error: {error}", file=sys.stderr)
         else:
             original(kind, error, traceback)

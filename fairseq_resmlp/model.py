@@ -6,12 +6,14 @@ from dataclasses import dataclass, field, fields
 from typing import Dict, List, Optional, Tuple
 
 import torch
+from fairseq import hub_utils
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from fairseq.models import FairseqEncoderDecoderModel, register_model, register_model_architecture
 from fairseq.models.transformer import Embedding
 from torch import Tensor
 
 from .errors import InputError
+from .lines import Translator, cut_long_lines
 from .mends import name_long_sentences
 from .resmlp import TOKEN_MIXING, ResMLPDecoder, ResMLPEncoder
 
@@ -131,6 +133,7 @@ class ResMLPModel(FairseqEncoderDecoderModel):
         """
         _check(cfg, task)
         name_long_sentences(task)
+        cut_long_lines(task, cfg.encoder_max_positions)
         decoder_embed = Embedding(len(task.target_dictionary), cfg.decoder_embed_dim, task.target_dictionary.pad())
         if cfg.share_all_embeddings:
             cfg.share_decoder_input_output_embed = True
@@ -171,6 +174,16 @@ class ResMLPModel(FairseqEncoderDecoderModel):
                 )
         super().upgrade_state_dict_named(state_dict, name)
 
+    def load_state_dict(self, state_dict: Dict[str, Tensor], *args, **kwargs):
+        """Load a checkpoint's parameters; InputError if they are not this model's."""
+        try:
+            return super().load_state_dict(state_dict, *args, **kwargs)
+        except RuntimeError as error:
+            difference = (str(error).splitlines()[1:] or [str(error)])[0].strip()
+            raise InputError(
+                f"the checkpoint is of another model: {difference[:300]} (its own options and dictionaries fit it)"
+            ) from error
+
     # The base class's method calls super(), which TorchScript does not take.
     @torch.jit.export
     def get_normalized_probs(
@@ -196,10 +209,11 @@ class ResMLPModel(FairseqEncoderDecoderModel):
             kwargs: overrides of the training options, such as `encoder_max_positions=512`
 
         Returns:
-            ~fairseq.hub_utils.GeneratorHubInterface: with `.translate(["Hello"], beam=4)`
+            Translator: with `.translate(["Hello"], beam=4)`
 
         Raises:
-            InputError: a file is missing
+            InputError: a file is missing, or the checkpoint is not to be trusted (see `fairseq_resmlp.checkpoint`)
+                or not of this model
         """
         folder = str(model_name_or_path)
         for file in checkpoint_file.split(os.pathsep):
@@ -207,7 +221,11 @@ class ResMLPModel(FairseqEncoderDecoderModel):
                 raise InputError(f"no checkpoint {file} in {folder}: name another with checkpoint_file=")
         if os.path.isfile(os.path.join(folder, "sentencepiece.bpe.model")):
             kwargs.setdefault("bpe", "sentencepiece")
-        return super().from_pretrained(folder, checkpoint_file, data_name_or_path, **kwargs)
+        loaded = hub_utils.from_pretrained(folder, checkpoint_file, data_name_or_path, **kwargs)
+        for model in loaded["models"]:
+            if not isinstance(model, cls):
+                raise InputError(f"{checkpoint_file} in {folder} is of {type(model).__name__}, not of {cls.__name__}")
+        return Translator(loaded["args"], loaded["task"], loaded["models"])
 
 
 def _check(cfg: ResMLPConfig, task) -> None:

@@ -15,6 +15,7 @@ Activations are time first, T x B x d, so that mixing is one plain matrix produc
 A[:T, :T] times x seen as T x (B d), without a transpose.
 """
 
+import hashlib
 from typing import Dict, List, Optional, Tuple
 
 import torch
@@ -25,7 +26,7 @@ from fairseq.modules import FairseqDropout, MultiheadAttention
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .errors import check_length
+from .errors import InputError, check_length
 
 IncrementalState = Dict[str, Dict[str, Optional[Tensor]]]
 EncoderOut = Dict[str, List[Tensor]]
@@ -217,6 +218,22 @@ def roll_rows(x: Tensor, shift: Tensor) -> Tensor:
     return x.gather(-1, index.expand_as(x))
 
 
+def sha256_of(dictionary) -> Tensor:
+    """The SHA-256 of a dictionary's entries in their order, 32 bytes: another dictionary of the same size fits the
+    shapes of a model and gives wrong words."""
+    digest = hashlib.sha256("\n".join(dictionary.symbols).encode("utf-8", "surrogatepass")).digest()
+    return torch.tensor(list(digest), dtype=torch.uint8)
+
+
+def check_dictionary(sha256: Tensor, state_dict: Dict[str, Tensor], name: str, side: str) -> None:
+    """Raise InputError if `state_dict` was trained with another dictionary; one from before this check passes."""
+    if not torch.equal(state_dict.setdefault(f"{name}.dictionary_sha256", sha256), sha256):
+        raise InputError(
+            f"the {side} dictionary is not the one that this checkpoint was trained with: take dict.*.txt from beside "
+            "the data or the model of that training"
+        )
+
+
 class ResMLPEncoder(FairseqEncoder):
     """Embedding, L encoder layers and a final Aff.
 
@@ -235,6 +252,7 @@ class ResMLPEncoder(FairseqEncoder):
         d = cfg.encoder_embed_dim
         self.N = cfg.encoder_max_positions
         self.padding_idx: int = dictionary.pad()
+        self.register_buffer("dictionary_sha256", sha256_of(dictionary))
         self.embed_tokens = embed_tokens
         self.dropout = FairseqDropout(cfg.dropout, module_name=self.__class__.__name__)
         self.layers = nn.ModuleList([ResMLPEncoderLayer(cfg) for _ in range(cfg.encoder_layers)])
@@ -284,6 +302,10 @@ class ResMLPEncoder(FairseqEncoder):
         """N: the longest source, in pieces, with its end-of-sentence mark."""
         return self.N
 
+    def upgrade_state_dict_named(self, state_dict: Dict[str, Tensor], name: str) -> None:
+        """Called with a checkpoint's parameters before they are loaded: refuse those of another dictionary."""
+        check_dictionary(self.dictionary_sha256, state_dict, name, "source")
+
 
 class ResMLPDecoder(FairseqIncrementalDecoder):
     """Embedding, L decoder layers, a final Aff and the output layer.
@@ -298,6 +320,7 @@ class ResMLPDecoder(FairseqIncrementalDecoder):
         super().__init__(dictionary)
         d = cfg.decoder_embed_dim
         self.N = cfg.decoder_max_positions
+        self.register_buffer("dictionary_sha256", sha256_of(dictionary))
         self.embed_tokens = embed_tokens
         self.dropout = FairseqDropout(cfg.dropout, module_name=self.__class__.__name__)
         self.layers = nn.ModuleList([ResMLPDecoderLayer(cfg) for _ in range(cfg.decoder_layers)])
@@ -369,6 +392,10 @@ class ResMLPDecoder(FairseqIncrementalDecoder):
     def max_positions(self) -> int:
         """N: the longest target, in pieces, with its end-of-sentence mark."""
         return self.N
+
+    def upgrade_state_dict_named(self, state_dict: Dict[str, Tensor], name: str) -> None:
+        """Called with a checkpoint's parameters before they are loaded: refuse those of another dictionary."""
+        check_dictionary(self.dictionary_sha256, state_dict, name, "target")
 
     def make_generation_fast_(self, need_attn: bool = False, **kwargs) -> None:
         """Called by fairseq-generate: leave the attention maps out where nobody asked for them."""

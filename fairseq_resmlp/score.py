@@ -23,7 +23,7 @@ from typing import Any, Dict, List, Optional, Sequence
 
 import torch
 
-from .average import load_checkpoint
+from . import checkpoint
 from .errors import InputError
 
 PAPER = (
@@ -214,7 +214,7 @@ def table(scores: Sequence[Score], comparisons: Sequence[Comparison] = (), again
 # Names under which a checkpoint may hold one matrix several times.
 _TIED = ("embed_tokens.weight", "output_projection.weight")
 # What fairseq's own models keep among their parameters without training it.
-_BUFFERS = (".version", "._float_tensor")
+_BUFFERS = (".version", "._float_tensor", ".dictionary_sha256")
 
 
 def describe_checkpoint(path: str) -> Dict[str, Any]:
@@ -223,7 +223,7 @@ def describe_checkpoint(path: str) -> Dict[str, Any]:
     Raises:
         InputError: it is not a checkpoint
     """
-    state = load_checkpoint(path)
+    state = checkpoint.read(path)
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         for block in iter(lambda: file.read(1 << 20), b""):

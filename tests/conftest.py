@@ -1,6 +1,7 @@
 """Shared fixtures: a tiny model, a tiny corpus of made words, fairseq's commands in subprocesses."""
 
 import importlib.util
+import json
 import os
 import random
 import subprocess
@@ -14,11 +15,37 @@ from fairseq.tasks.translation import TranslationConfig, TranslationTask
 
 import fairseq_resmlp  # noqa: F401  mends fairseq
 from fairseq_resmlp.model import ResMLPConfig, ResMLPModel
+from fairseq_resmlp.score import surroundings
 
 ROOT = Path(__file__).resolve().parents[1]
 PLUGIN = ROOT / "fairseq_resmlp"
 
 torch.set_num_threads(2)
+
+
+def pytest_addoption(parser):
+    parser.addoption("--promises", help="JSON file for what docs/reliability.md promises, with the figures reached")
+    parser.addoption("--fuzz-lines", type=int, default=300, help="lines of the fuzz test (default: 300)")
+    parser.addoption("--soak-seconds", type=int, default=60, help="length of the soak test's training (default: 60)")
+
+
+@pytest.fixture
+def record_promise(request):
+    """Called with a promise and the figure that this test reached: they go into --promises, if it is given."""
+
+    def record(promise, figure):
+        name = request.config.getoption("--promises")
+        if name is None:
+            return
+        path = Path(name)
+        content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"promises": {}}
+        slow = request.node.get_closest_marker("slow") is not None
+        test = request.node.nodeid.split("[")[0]
+        content["promises"][promise] = {"figure": figure, "test": test, "slow": slow}
+        content.update(surroundings())
+        path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    return record
 
 
 def make_dictionary(words=40):

@@ -1,0 +1,176 @@
+"""Checkpoint files: read only when they are whole and harmless, written whole or not at all."""
+
+import os
+import pickle
+import zipfile
+from argparse import Namespace
+from contextlib import contextmanager
+from typing import Any, Dict, Iterator
+
+import numpy as np
+import torch
+from omegaconf import OmegaConf
+
+from .errors import InputError
+from .files import written_whole
+
+
+def read(path: str) -> Dict[str, Any]:
+    """Load a fairseq checkpoint on the CPU, weights-only.
+
+    Raises:
+        InputError: the file is damaged, holds more than plain data, is no checkpoint, or has a weight that is
+            infinite or not a number
+    """
+    with safe_to_load(path):
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    check(state, path)
+    return state
+
+
+def write(state: Dict[str, Any], path: str) -> None:
+    """Save a checkpoint so that `path` holds, at any moment, all of the old one or all of the new.
+
+    Raises:
+        InputError: it cannot be written, for a full disk or a read-only folder; `path` is as it was
+    """
+    with replaced(path) as partial, open(partial, "wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())  # a machine that goes down after the renaming must find the content there
+
+
+@contextmanager
+def replaced(path: str) -> Iterator[str]:
+    """Give a temporary path for a checkpoint that takes the place of `path`; errors as `write`."""
+    try:
+        with written_whole(path) as partial:
+            yield partial
+    except (OSError, RuntimeError) as error:  # torch's own writer raises RuntimeError
+        raise InputError(f"cannot write {path}, which is as it was before: {_reason(error)}") from error
+
+
+@contextmanager
+def safe_to_load(path: str) -> Iterator[None]:
+    """Check the file at `path`; inside, whatever torch.load is called, it is weights-only and its errors name the file.
+
+    torch does not compare what it reads with the checksums (CRC-32, one a record) that it has written. Here they
+    are compared, those of weights, optimizer's state and options alike: no single flipped bit gets past.
+
+    Raises:
+        InputError: the file is damaged or holds more than plain data
+    """
+    try:
+        _check_archive(path)
+        with _weights_only():
+            yield
+    except (InputError, OSError):
+        raise
+    except pickle.UnpicklingError as error:
+        raise InputError(f"{path} is refused, since it is more than plain data: {_reason(error)}") from error
+    except Exception as error:  # what torch, pickle and fairseq raise about a strange file has no common class
+        raise InputError(f"{path} is not a fairseq checkpoint: {_reason(error)}") from error
+
+
+def check(state: Any, path: str) -> None:
+    """Raise InputError if what was loaded from `path` is no fairseq checkpoint or has a weight that is no number."""
+    parameters = state.get("model") if isinstance(state, dict) else None
+    if not isinstance(parameters, dict) or not all(torch.is_tensor(value) for value in parameters.values()):
+        raise InputError(f"{path} is not a fairseq checkpoint: it holds no model")
+    for name, value in parameters.items():
+        if value.is_floating_point() and not value.isfinite().all():
+            raise InputError(f"{path}: {name} has weights that are infinite or not numbers: take an earlier checkpoint")
+    options = state.get("cfg")
+    if OmegaConf.is_config(options):
+        options = OmegaConf.to_container(options, resolve=False)
+    if "${" in repr((options, state.get("args"))):
+        # OmegaConf would put in what they name, such as secrets of the environment into an address to fetch from.
+        raise InputError(f"{path} is refused: its options refer to other values by ${{...}}, which fairseq never saves")
+
+
+def _check_archive(path: str) -> None:
+    with open(path, "rb") as file:
+        start = file.read(4)
+        if not start:
+            raise InputError(f"{path} is empty")
+        if start != b"PK\3\4":
+            raise InputError(f"{path} is not a checkpoint, or is one without checksums: save it again by torch >= 1.6")
+        try:
+            archive = zipfile.ZipFile(file)
+            # torch compresses nothing; a compressed record can unpack to any size.
+            if any(record.compress_type != zipfile.ZIP_STORED for record in archive.infolist()):
+                raise InputError(f"{path} is refused: it is a compressed archive, which torch.save never writes")
+            damaged = archive.testzip()
+        except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
+            raise InputError(f"{path} is cut off or damaged: {_reason(error)}") from error
+    if damaged:
+        raise InputError(f"{path} is damaged: the checksum of its record {damaged} does not match")
+
+
+@contextmanager
+def _weights_only() -> Iterator[None]:
+    """Have torch.load load weights-only in every version of torch and whatever the environment asks for."""
+    force, unforce = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
+    before = {name: os.environ.pop(name, None) for name in (force, unforce)}
+    os.environ[force] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[force]
+        os.environ.update({name: value for name, value in before.items() if value is not None})
+
+
+def _reason(error: Exception) -> str:
+    """The line that says what is wrong, without torch's advice to load everything."""
+    text = str(error).split("WeightsUnpickler error:")[-1].strip()
+    return text.splitlines()[0] if text else type(error).__name__
+
+
+# What checkpoints may hold beyond torch's own list of plain data and tensors: options of models without a dataclass,
+# and the counts of --eval-bleu, which are NumPy's. NumPy takes the types it unpickles at their word, and a forged one
+# passes bytes off as pointers. So its names stand for the classes below, which know two types of numbers.
+
+
+class NumberType:
+    """Stands for numpy.dtype: 64-bit floating point or whole numbers, little-endian."""
+
+    def __init__(self, name: str, align: bool = False, copy: bool = True):
+        if name not in ("f8", "i8"):
+            raise pickle.UnpicklingError(f"NumPy data of type {name!r}")
+        self.dtype = np.dtype(f"<{name}")
+
+    def __setstate__(self, state) -> None:
+        if state[1] != "<":
+            raise pickle.UnpicklingError(f"NumPy data of byte order {state[1]!r}")
+
+
+class Numbers(np.ndarray):
+    """Stands for numpy.ndarray."""
+
+    def __setstate__(self, state) -> None:
+        _, shape, number_type, fortran_order, data = state
+        super().__setstate__((1, shape, number_type.dtype, fortran_order, data))
+
+    def __reduce__(self):
+        return np.asarray(self).__reduce__()  # saved again it is NumPy's own
+
+
+def empty_numbers(_class, _shape, _code) -> Numbers:
+    """Stands for numpy's _reconstruct, which makes the array that __setstate__ fills."""
+    return np.ndarray.__new__(Numbers, 0)
+
+
+def number(number_type: NumberType, data: bytes):
+    """Stands for numpy's scalar."""
+    return np.frombuffer(data, number_type.dtype, 1)[0]
+
+
+ALLOWED = [
+    (Namespace, "argparse.Namespace"),
+    (NumberType, "numpy.dtype"),
+    (Numbers, "numpy.ndarray"),
+    (empty_numbers, "numpy._core.multiarray._reconstruct"),
+    (number, "numpy._core.multiarray.scalar"),
+    (empty_numbers, "numpy.core.multiarray._reconstruct"),  # NumPy 1
+    (number, "numpy.core.multiarray.scalar"),
+]
