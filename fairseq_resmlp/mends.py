@@ -297,13 +297,15 @@ def refuse_translations_without_scores() -> None:
 
     @functools.wraps(original)
     def generate(self, models, sample, **kwargs):
-        found = original(self, models, sample, **kwargs)
-        for hypotheses in found:
-            if not hypotheses or not math.isfinite(hypotheses[0]["score"]):
-                raise InputError(
-                    "a sentence has no translation with a finite score: the model's numbers overflow or are none; "
-                    "in float16 take float32 instead (leave --fp16 out)"
-                )
+        try:
+            found = original(self, models, sample, **kwargs)
+        except AssertionError:  # no hypothesis has ended at the greatest length
+            found = [[]]
+        if not all(hypotheses and math.isfinite(hypotheses[0]["score"]) for hypotheses in found):
+            raise InputError(
+                "a sentence has no translation with a finite score: the model's numbers overflow or are none; in "
+                "float16 take float32 instead (leave --fp16 out)"
+            )
         return found
 
     SequenceGenerator.generate = generate

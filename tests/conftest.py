@@ -124,17 +124,19 @@ def load_script(path):
     return module
 
 
-def run(*command, check=True, stdin=None, cwd=None, env=None):
-    """Run a command as a user would; the result has .stdout and .stderr. Fails the test if the command fails."""
+def run(*command, check=True, stdin="", cwd=None, env=None):
+    """Run a command as a user would; the result has .stdout and .stderr. Fails the test if the command fails.
+
+    stdin is text or bytes.
+    """
     done = subprocess.run(
         [str(part) for part in command],
-        input=stdin,
+        input=stdin if isinstance(stdin, bytes) else stdin.encode("utf-8"),
         capture_output=True,
-        text=True,
-        encoding="utf-8",
         cwd=cwd,
         env={**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", **(env or {})},
     )
+    done.stdout, done.stderr = done.stdout.decode("utf-8"), done.stderr.decode("utf-8")
     if check and done.returncode != 0:
         said = f"{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
         pytest.fail(f"{' '.join(map(str, command))}\nexit {done.returncode}\n{said}")

@@ -1,0 +1,52 @@
+"""A training that explodes is stopped with advice, and its last good checkpoint stays; a spike that passes is let be."""
+
+import pytest
+from conftest import run, train_options
+
+from fairseq_resmlp.divergence import LossWatch
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("losses", "stops_at"),
+    [
+        ([9.0] * 50 + [2786.0] * 99 + [12.0] + [1e12] * 99 + [3.0] * 10, None),
+        ([9.0] * 50 + [1e12] * 200, 150),
+        ([NAN] * 100, 100),
+        ([16.0] * 500, None),  # twice log2 256: as bad as can be without an explosion
+        ([16.1] * 500, 100),
+    ],
+)
+def test_a_spike_passes_and_an_explosion_stops(losses, stops_at):
+    watch = LossWatch(256)
+    stopped = [number for number, loss in enumerate(losses, 1) if watch.see(loss)]
+    assert (stopped[0] if stopped else None) == stops_at
+
+
+def test_an_exploding_training_is_stopped_with_advice_and_the_good_checkpoint_stays(toy, tmp_path, record_promise):
+    """Adagrad with lr 1 reached in one update: to 1e12 bits a token."""
+    options = [*train_options(toy / "data-bin", tmp_path), "--save-interval-updates", "1", "--no-epoch-checkpoints"]
+    run("fairseq-train", *options, "--max-update", "10")
+    before = (tmp_path / "checkpoint_last.pt").read_bytes()
+    options[options.index("--lr") + 1], options[options.index("--warmup-updates") + 1] = "1", "1"
+    done = run("fairseq-train", *options, "--reset-lr-scheduler", "--max-update", "100000", check=False)
+    assert done.returncode != 0 and "Traceback" not in done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: the loss has exploded: 100 updates in a row were worse than twice the 5.6 bits")
+    assert "raise --warmup-updates (now 1) or lower --lr (now 1.0)" in last
+    assert f"{tmp_path}/checkpoint_last.pt is from before" in last
+    assert "no checkpoint is saved now" in done.stderr + done.stdout
+    assert (tmp_path / "checkpoint_last.pt").read_bytes() == before
+    record_promise(
+        "A training that explodes is stopped with advice, and its last good checkpoint stays", "after 100 updates"
+    )
+
+
+def test_gradients_that_are_no_numbers_stop_the_training_in_one_line(toy, tmp_path):
+    options = train_options(toy / "data-bin", tmp_path)
+    options[options.index("--lr") + 1], options[options.index("--warmup-updates") + 1] = "20", "1"
+    done = run("fairseq-train", *options, "--max-update", "10", check=False)
+    assert done.returncode != 0 and "Traceback" not in done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: gradients are Nan/Inf: raise --warmup-updates (now 1) or lower --lr (now 20.0)")

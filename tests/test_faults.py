@@ -1,0 +1,131 @@
+"""A training that is killed goes on to the same end, bit for bit, and no checkpoint is ever half written."""
+
+import random
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, run, train_options
+from killed import PLACES
+from test_checkpoints import same
+
+from fairseq_resmlp import checkpoint
+
+KILLED = ROOT / "tests" / "killed.py"
+
+
+def options(toy, folder, *more):
+    """Three epochs of 12 updates, a validation and a checkpoint every 5 updates and after each epoch."""
+    interval = ("--save-interval-updates", "5", "--keep-interval-updates", "2", "--max-epoch", "3")
+    return [str(option) for option in (*train_options(toy / "data-bin", folder), *interval, *more)]
+
+
+def end(folder):
+    """All of the last checkpoint that is not a clock: weights, Adagrad's sums, schedule, place in the data."""
+    state = checkpoint.read(str(folder / "checkpoint_last.pt"))
+    extra = state["extra_state"]
+    return {
+        **{name: state[name] for name in ("model", "last_optimizer_state", "optimizer_history")},
+        **{name: extra[name] for name in ("train_iterator", "val_loss", "best")},
+    }
+
+
+def every_checkpoint_is_whole(folder):
+    found = list(folder.glob("*.pt"))
+    for path in found:
+        checkpoint.read(str(path))
+    return len(found)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(toy, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    run("fairseq-train", *options(toy, folder))
+    state = end(folder)
+    assert state["optimizer_history"][-1]["num_updates"] == 36
+    return state
+
+
+def moments(count, seed):
+    """`count` moments, each place in turn, at its first to fourth passing."""
+    generator = random.Random(seed)
+    places = sorted(PLACES)
+    return [(places[i % len(places)], generator.randint(1, 4)) for i in range(count)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "count"), [("SIGKILL", 20), ("SIGTERM", 6)])
+def test_killed_again_and_again_a_training_ends_as_undisturbed(toy, undisturbed, tmp_path, name, count, record_promise):
+    died = []
+    for place, passing in moments(count, seed=len(name)):
+        done = run(sys.executable, KILLED, name, place, passing, *options(toy, tmp_path), check=False)
+        if done.returncode != -signal.Signals[name]:
+            # The training came to its end before: begin another, so that all of the moments are tried.
+            assert done.returncode == 0, done.stderr[-3000:]
+            assert same(end(tmp_path), undisturbed)
+            for path in tmp_path.iterdir():
+                path.unlink()
+            done = run(sys.executable, KILLED, name, place, 1, *options(toy, tmp_path), check=False)
+        assert done.returncode == -signal.Signals[name], done.stderr[-3000:]
+        every_checkpoint_is_whole(tmp_path)
+        died.append(place)
+    run("fairseq-train", *options(toy, tmp_path))
+    assert same(end(tmp_path), undisturbed)
+    assert every_checkpoint_is_whole(tmp_path) >= 4
+    record_promise(
+        f"Killed by {name} and resumed, a training ends as an undisturbed one, bit for bit: weights, Adagrad's sums, "
+        "schedule; no checkpoint is half written",
+        ", ".join(f"{died.count(place)} times in {place}" for place in sorted(set(died))),
+    )
+
+
+def port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def two_processes(toy, folder, log, dying=None, place=None, passing=None):
+    """Train on two CPU processes, of which one may die; their exit codes."""
+    shared = [
+        *("--distributed-world-size", "2", "--distributed-init-method", f"tcp://127.0.0.1:{port()}"),
+        *("--distributed-no-spawn", "--distributed-backend", "gloo", "--ddp-backend", "legacy_ddp"),
+        "--load-checkpoint-on-all-dp-ranks",
+    ]
+    processes = []
+    for rank in range(2):
+        command = ["fairseq-train"] if rank != dying else [sys.executable, str(KILLED), "SIGKILL", place, str(passing)]
+        command[0] = str(Path(sys.executable).parent / command[0]) if rank != dying else command[0]
+        command += [*options(toy, folder, *shared), "--distributed-rank", str(rank)]
+        with open(f"{log}{rank}", "w") as out:
+            processes.append(subprocess.Popen(command, stdout=out, stderr=out, env={"OMP_NUM_THREADS": "1"}))
+    return [process.wait(timeout=120) for process in processes]
+
+
+@pytest.mark.slow
+def test_where_one_of_two_processes_dies_the_other_ends_too_and_both_resume(toy, tmp_path, record_promise):
+    log = tmp_path / "log"
+    assert two_processes(toy, tmp_path / "undisturbed", log) == [0, 0]
+    deaths = [(1, "update", 8), (0, "writing", 2), (1, "validation", 2), (0, "copying", 1), (1, "update", 1)]
+    for dying, place, passing in deaths:
+        codes = two_processes(toy, tmp_path / "resumed", log, dying, place, passing)
+        assert codes[dying] == -signal.SIGKILL, log.with_name(f"log{dying}").read_text()[-3000:]
+        assert codes[1 - dying] not in (0, -signal.SIGKILL)
+        every_checkpoint_is_whole(tmp_path / "resumed")
+    assert two_processes(toy, tmp_path / "resumed", log) == [0, 0]
+    assert same(end(tmp_path / "resumed"), end(tmp_path / "undisturbed"))
+    record_promise(
+        "Where one of two processes dies, the other ends, and resumed they end as undisturbed ones, bit for bit",
+        f"{len(deaths)} deaths",
+    )
+
+
+@pytest.mark.parametrize("place", ["update", "writing"])
+def test_a_killed_training_ends_as_undisturbed(toy, undisturbed, tmp_path, place):
+    done = run(sys.executable, KILLED, "SIGKILL", place, 3, *options(toy, tmp_path), check=False)
+    assert done.returncode == -signal.SIGKILL
+    run("fairseq-train", *options(toy, tmp_path))
+    assert same(end(tmp_path), undisturbed)
