@@ -20,12 +20,13 @@ from fairseq_resmlp.score import surroundings
 ROOT = Path(__file__).resolve().parents[1]
 PLUGIN = ROOT / "fairseq_resmlp"
 
-torch.set_num_threads(2)
+torch.set_num_threads(min(2, len(os.sched_getaffinity(0))))
 
 
 def pytest_addoption(parser):
     parser.addoption("--promises", help="JSON file for what docs/reliability.md promises, with the figures reached")
     parser.addoption("--fuzz-lines", type=int, default=300, help="lines of the fuzz test (default: 300)")
+    parser.addoption("--model", help="model folder for test_numbers.py (default: it trains a small one)")
     parser.addoption("--soak-seconds", type=int, default=60, help="length of the soak test's training (default: 60)")
 
 

@@ -1,4 +1,4 @@
-"""A training that explodes is stopped with advice, and its last good checkpoint stays; a spike that passes is let be."""
+"""A training that explodes is stopped with advice, and its last good checkpoint stays; a spike that passes is not."""
 
 import pytest
 from conftest import run, train_options
