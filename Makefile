@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip install --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test test-slow lint results clean
+.PHONY: help demo test test-slow test-matrix reliability lint results clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -19,6 +19,16 @@ test: $(VENV)/installed-test ## run the test suite
 
 test-slow: $(VENV)/installed-test ## run the tests that take minutes
 	$(BIN)/python -m pytest -m slow
+
+test-matrix: ## run the tests that every version must pass on each Python of this machine
+	@bash scripts/test_matrix.sh
+
+# MODEL=FOLDER names a model folder of Multi30k for the tests of numbers
+reliability: $(VENV)/installed-test ## measure the figures of docs/reliability.md
+	$(BIN)/python -m pytest -m "slow or not slow" --promises docs/measured/reliability.json --fuzz-lines 10000 \
+		--soak-seconds 600 $(if $(MODEL),--model $(MODEL)) $(addprefix tests/test_,$(addsuffix .py,\
+		checkpoints divergence faults lines load model numbers))
+	$(MAKE) results
 
 lint: $(VENV)/installed-test ## check the code with ruff
 	$(BIN)/ruff check .

@@ -27,6 +27,15 @@ class Translator(GeneratorHubInterface):
         """str to a LongTensor of pieces that ends with the end-of-sentence mark."""
         return super().encode(sentence.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
 
+    def sample(self, sentences, beam: int = 1, verbose: bool = False, **kwargs):
+        """Translate one string or many; what the search keeps of a sentence is let go after each thousand."""
+        if isinstance(sentences, str):
+            return self.sample([sentences], beam, verbose, **kwargs)[0]
+        found: List[str] = []
+        for start in range(0, len(sentences), 1000):
+            found += super().sample(sentences[start : start + 1000], beam, verbose, **kwargs)
+        return found
+
 
 def allow_one_line_of_any_length(cfg, max_positions) -> None:
     """Let a line of N pieces be a batch, which fairseq ends with where --max-tokens is smaller."""

@@ -318,7 +318,8 @@ def translate_every_line() -> None:
     @functools.wraps(original)
     def make_batches(sentences, cfg, task, max_positions, encode_fn):
         lines.allow_one_line_of_any_length(cfg, max_positions)
-        return original(sentences, cfg, task, max_positions, encode_fn)
+        yield from original(sentences, cfg, task, max_positions, encode_fn)
+        task.dataset_to_epoch_iter.clear()  # where fairseq keeps all that it has ever read
 
     interactive.make_batches = make_batches
     interactive.buffered_read = lines.read

@@ -7,6 +7,7 @@ A block between two comments of a Markdown file is made anew from the files that
     <!-- scores FILE... -->        table of scores.json files of evaluate.sh
     <!-- preparation FILE... -->   table of measure_preparation.py
     <!-- perplexity FILE... -->    table of validation perplexities by epoch
+    <!-- promises FILE TEST... --> table of what tests have shown (pytest --promises), of those of these files
     <!-- text FILE -->             the file itself
     <!-- end -->
 """
@@ -18,7 +19,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-BLOCK = re.compile(r"(<!-- (scores|preparation|perplexity|text) ([^\n]+) -->\n).*?(<!-- end -->)", re.S)
+BLOCK = re.compile(r"(<!-- (scores|preparation|perplexity|promises|text) ([^\n]+) -->\n).*?(<!-- end -->)", re.S)
 SCORES = ("sacreBLEU", "chrF2", "tokenized BLEU", "compound-split tokenized BLEU")
 FRENCH_ENGLISH = 36_000_000  # pairs of WMT14 English-French, before cleaning
 
@@ -45,8 +46,8 @@ def fill(block) -> str:
     files = [path for name in names.split() for path in sorted(ROOT.glob(name))]
     if not files:
         raise SystemExit(f"error: there is no {names}")
-    tables = {"scores": scores, "preparation": preparation, "perplexity": perplexity, "text": text}
-    return begin + tables[kind](files) + end
+    make = {"scores": scores, "preparation": preparation, "perplexity": perplexity, "promises": promises, "text": text}
+    return begin + make[kind](files) + end
 
 
 def table(head, rows) -> str:
@@ -111,6 +112,17 @@ def perplexity(files) -> str:
         for run in runs
     ]
     return table(["options", *(f"epoch {i + 1}" for i in epochs)], rows)
+
+
+def promises(files) -> str:
+    found = json.loads(files[0].read_text(encoding="utf-8"))
+    tests = [f"tests/{file.name}" for file in files[1:]]
+    rows = []
+    for promise, kept in sorted(found.items(), key=lambda item: item[1]["test"]):
+        file, name = kept["test"].split("::")
+        if file in tests:
+            rows.append([promise, kept["figure"], f"`{name}`"])
+    return table(["promise", "shown", "test"], rows)
 
 
 def text(files) -> str:

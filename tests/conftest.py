@@ -39,12 +39,14 @@ def record_promise(request):
         if name is None:
             return
         path = Path(name)
-        content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"promises": {}}
-        slow = request.node.get_closest_marker("slow") is not None
-        test = request.node.nodeid.split("[")[0]
-        content["promises"][promise] = {"figure": figure, "test": test, "slow": slow}
-        content.update(surroundings())
-        path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        promises = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        promises[promise] = {
+            "figure": figure,
+            "test": request.node.nodeid.split("[")[0],
+            "slow": request.node.get_closest_marker("slow") is not None,
+            **surroundings(),
+        }
+        path.write_text(json.dumps(promises, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
     return record
 

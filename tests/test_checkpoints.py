@@ -307,12 +307,14 @@ def test_nobody_can_ask_for_unsafe_loading_by_the_environment(tmp_path, monkeypa
     assert os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] == "1"
 
 
-def test_counts_of_eval_bleu_come_back_as_they_were_and_can_be_saved_again(tmp_path):
+def test_options_and_counts_of_eval_bleu_come_back_as_they_were_and_can_be_saved_again(tmp_path):
+    options = argparse.Namespace(arch="transformer")
     content = {"counts": np.array([[1, 2], [3, 4]]), "bleu": np.float64(0.5), "mean": np.array([0.25, -1e300])}
     path = str(tmp_path / "bleu.pt")
-    torch.save({"model": {}, **content}, path)
+    torch.save({"model": {}, "args": options, **content}, path)
     for _ in range(2):
         state = checkpoint.read(path)
+        assert state["args"] == options
         for name, value in content.items():
             assert np.array_equal(state[name], value) and state[name].dtype == value.dtype
         torch.save(state, path)

@@ -8,12 +8,20 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, run, train_options
+from conftest import PLUGIN, ROOT, run, train_options
 from killed import PLACES
 from test_checkpoints import same
 
 from fairseq_resmlp import checkpoint
 
+WHERE = {
+    "update": "in an update",
+    "validation": "in a validation",
+    "writing": "in writing a checkpoint",
+    "copying": "in copying one",
+    "renaming": "before it has its name",
+    "renamed": "just after",
+}
 KILLED = ROOT / "tests" / "killed.py"
 
 
@@ -80,7 +88,7 @@ def test_killed_again_and_again_a_training_ends_as_undisturbed(toy, undisturbed,
     record_promise(
         f"Killed by {name} and resumed, a training ends as an undisturbed one, bit for bit: weights, Adagrad's sums, "
         "schedule; no checkpoint is half written",
-        ", ".join(f"{died.count(place)} times in {place}" for place in sorted(set(died))),
+        f"{len(died)} times: " + ", ".join(f"{WHERE[place]} {died.count(place)}" for place in sorted(set(died))),
     )
 
 
@@ -131,3 +139,27 @@ def test_a_killed_training_ends_as_undisturbed(toy, undisturbed, tmp_path, place
     assert done.returncode == -signal.SIGKILL
     run("fairseq-train", *options(toy, tmp_path))
     assert same(end(tmp_path), undisturbed)
+
+
+@pytest.mark.slow
+def test_the_same_seed_gives_the_same_model_and_translations(toy, undisturbed, tmp_path, record_promise):
+    def translations(folder):
+        done = run(
+            *("fairseq-generate", toy / "data-bin", "--user-dir", PLUGIN, "--cpu", "--beam", "4"),
+            *("--path", folder / "checkpoint_last.pt"),
+        )
+        return [line for line in done.stdout.splitlines() if line.startswith(("H-", "P-"))]
+
+    expected = None
+    for workers in (0, 1, 2):
+        run("fairseq-train", *options(toy, tmp_path / str(workers), "--num-workers", str(workers)))
+        assert same(end(tmp_path / str(workers)), undisturbed)
+        found = translations(tmp_path / str(workers))
+        assert len(found) == 42 and expected in (None, found)
+        expected = found
+    run("fairseq-train", *options(toy, tmp_path / "seed", "--seed", "2"))
+    assert not same(end(tmp_path / "seed"), undisturbed)
+    record_promise(
+        "The same seed gives the same weights, Adagrad's sums and translations with scores, bit for bit",
+        "4 trainings, with 0, 1 and 2 data-loader workers",
+    )
