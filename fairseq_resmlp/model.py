@@ -225,6 +225,10 @@ class ResMLPModel(FairseqEncoderDecoderModel):
         for model in loaded["models"]:
             if not isinstance(model, cls):
                 raise InputError(f"{checkpoint_file} in {folder} is of {type(model).__name__}, not of {cls.__name__}")
+        for part in ("bpe", "tokenizer"):
+            stored = getattr(loaded["args"][part], "_name", None)
+            if stored != kwargs.get(part):  # its files could be fetched from anywhere
+                raise InputError(f"{checkpoint_file} in {folder} wants {part}={stored!r}: name it if you trust it")
         return Translator(loaded["args"], loaded["task"], loaded["models"])
 
 

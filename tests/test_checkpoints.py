@@ -297,6 +297,15 @@ def test_options_in_a_checkpoint_run_and_read_nothing(attack, transformer, tmp_p
     assert not evidence.exists()
 
 
+def test_a_checkpoint_cannot_choose_pieces_that_are_fetched_from_an_address(whole, trained, tmp_path):
+    state = {**whole[1], "cfg": {**whole[1]["cfg"], "bpe": {"_name": "gpt2", "gpt2_encoder_json": "http://127.0.0.1:9/"}}}
+    torch.save(state, tmp_path / "model.pt")
+    for language in ("src", "tgt"):
+        shutil.copy(trained / "data-bin" / f"dict.{language}.txt", tmp_path)
+    with pytest.raises(InputError, match=r"model\.pt in .* wants bpe='gpt2': name it if you trust it"):
+        ResMLPModel.from_pretrained(tmp_path)
+
+
 def test_nobody_can_ask_for_unsafe_loading_by_the_environment(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
     evidence, path = tmp_path / "evidence", tmp_path / "hostile.pt"
