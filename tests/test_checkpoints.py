@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import PLUGIN, make_dictionary, make_model, make_task, run, train_options
+from fairseq import checkpoint_utils
 
 from fairseq_resmlp import ResMLPModel, checkpoint
 from fairseq_resmlp.average import average_checkpoints
@@ -306,12 +307,19 @@ def test_a_checkpoint_cannot_choose_pieces_that_are_fetched_from_an_address(whol
         ResMLPModel.from_pretrained(tmp_path)
 
 
+def test_a_compressed_archive_is_refused_whatever_is_in_it(tmp_path):
+    bomb(tmp_path / "compressed.pt", {"model": {"weight": torch.zeros(1_000_000)}})
+    with pytest.raises(InputError, match=r"compressed\.pt is refused: it is a compressed archive"):
+        checkpoint.read(str(tmp_path / "compressed.pt"))
+
+
 def test_nobody_can_ask_for_unsafe_loading_by_the_environment(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
     evidence, path = tmp_path / "evidence", tmp_path / "hostile.pt"
     torch.save({"model": {}, "args": Calls(os.system, f"touch {evidence}")}, path)
-    with pytest.raises(InputError, match="more than plain data"):
-        checkpoint.read(str(path))
+    for load in (checkpoint.read, checkpoint_utils.load_checkpoint_to_cpu):
+        with pytest.raises(InputError, match="more than plain data"):
+            load(str(path))
     assert not evidence.exists()
     assert os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] == "1"
 

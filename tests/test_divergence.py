@@ -1,5 +1,7 @@
 """A training that explodes is stopped with advice, and its last good checkpoint stays; a spike that passes is not."""
 
+import shutil
+
 import pytest
 from conftest import run, train_options
 
@@ -24,20 +26,33 @@ def test_a_spike_passes_and_an_explosion_stops(losses, stops_at):
     assert (stopped[0] if stopped else None) == stops_at
 
 
-def test_an_exploding_training_is_stopped_with_advice_and_the_good_checkpoint_stays(toy, tmp_path, record_promise):
-    """Adagrad with lr 1 reached in one update: to 1e12 bits a token."""
-    options = [*train_options(toy / "data-bin", tmp_path), "--save-interval-updates", "1", "--no-epoch-checkpoints"]
-    run("fairseq-train", *options, "--max-update", "10")
-    before = (tmp_path / "checkpoint_last.pt").read_bytes()
+@pytest.fixture(scope="module")
+def good(toy, tmp_path_factory):
+    """A folder with the checkpoint of 10 good updates."""
+    folder = tmp_path_factory.mktemp("good")
+    run("fairseq-train", *train_options(toy / "data-bin", folder), "--max-update", "10", "--no-epoch-checkpoints")
+    return folder
+
+
+# A checkpoint right after the step that explodes is caught by its validation, a later one by the loss of the updates.
+@pytest.mark.parametrize("saving", [("--save-interval-updates=1",), ("--save-interval-updates=5", "--disable-validation")])
+def test_an_exploding_training_is_stopped_with_advice_and_the_good_checkpoint_stays(
+    toy, good, tmp_path, saving, record_promise
+):
+    """Adagrad with lr 1 at once: to 1e12 bits a token."""
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(good, folder)
+    before = (folder / "checkpoint_last.pt").read_bytes()
+    options = [*train_options(toy / "data-bin", folder), *saving, "--no-epoch-checkpoints"]
     options[options.index("--lr") + 1], options[options.index("--warmup-updates") + 1] = "1", "1"
     done = run("fairseq-train", *options, "--reset-lr-scheduler", "--max-update", "100000", check=False)
     assert done.returncode != 0 and "Traceback" not in done.stderr
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("error: the loss has exploded: 100 updates in a row were worse than twice the 5.6 bits")
     assert "raise --warmup-updates (now 1) or lower --lr (now 1.0)" in last
-    assert f"{tmp_path}/checkpoint_last.pt is from before" in last
+    assert f"{folder}/checkpoint_last.pt is from before" in last
     assert "no checkpoint is saved now" in done.stderr + done.stdout
-    assert (tmp_path / "checkpoint_last.pt").read_bytes() == before
+    assert (folder / "checkpoint_last.pt").read_bytes() == before
     record_promise(
         "A training that explodes is stopped with advice, and its last good checkpoint stays", "after 100 updates"
     )
