@@ -4,6 +4,7 @@ PYTHON ?= $(shell for p in python3 python3.11 python3.12; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 INSTALL := $(BIN)/pip install --disable-pip-version-check -c constraints.txt
 
 .PHONY: help demo test test-slow test-matrix reliability lint results clean
@@ -15,10 +16,10 @@ demo: $(VENV)/installed ## train, translate and score on the corpus this reposit
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/grammar/demo.sh
 
 test: $(VENV)/installed-test ## run the test suite
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-slow: $(VENV)/installed-test ## run the tests that take minutes
-	$(BIN)/python -m pytest -m slow
+	$(PYTEST) -m slow
 
 test-matrix: ## run the tests that every version must pass on each Python of this machine
 	@bash scripts/test_matrix.sh

@@ -20,7 +20,9 @@ from fairseq_resmlp.score import surroundings
 ROOT = Path(__file__).resolve().parents[1]
 PLUGIN = ROOT / "fairseq_resmlp"
 
-torch.set_num_threads(min(2, len(os.sched_getaffinity(0))))
+if "PYTEST_XDIST_WORKER" in os.environ:  # several tests at a time: one core for each
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", min(2, len(os.sched_getaffinity(0))))))
 
 
 def pytest_addoption(parser):

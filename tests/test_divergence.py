@@ -35,7 +35,9 @@ def good(toy, tmp_path_factory):
 
 
 # A checkpoint right after the step that explodes is caught by its validation, a later one by the loss of the updates.
-@pytest.mark.parametrize("saving", [("--save-interval-updates=1",), ("--save-interval-updates=5", "--disable-validation")])
+@pytest.mark.parametrize(
+    "saving", [["--save-interval-updates=1"], ["--save-interval-updates=5", "--disable-validation"]]
+)
 def test_an_exploding_training_is_stopped_with_advice_and_the_good_checkpoint_stays(
     toy, good, tmp_path, saving, record_promise
 ):

@@ -218,7 +218,7 @@ def test_copies_of_tied_embeddings_count_once():
         (["--json", "{}/out.json", "--record", "command"], "--record command: write NAME="),
         (["--json", "{}/out.json", "--record", "a=1", "--record-json", "a={}/system.de"], "the name a already"),
         (["--json", "{}/out.json", "--record-json", "a={}/system.de"], "system.de is not JSON"),
-        (["--json", "{}/out.json", "--checkpoint", "{}/system.de"], "cannot be loaded as a checkpoint"),
+        (["--json", "{}/out.json", "--checkpoint", "{}/system.de"], "is not a checkpoint"),
     ],
 )
 def test_what_cannot_be_recorded_is_refused_and_nothing_is_written(files, tmp_path, options, message):
