@@ -71,13 +71,13 @@ def cut_long_lines(task: FairseqTask, N: int) -> None:
     task.build_dataset_for_inference = build_dataset_for_inference
 
 
-def read(input: str, buffer_size: int) -> Iterator[List[str]]:
-    """Lines of a file, or of the standard input if `input` is "-", in lists of `buffer_size`.
+def read(path: str, buffer_size: int) -> Iterator[List[str]]:
+    """Lines of a file, or of the standard input if `path` is "-", in lists of `buffer_size`.
 
     Only a line feed ends a line: fairseq takes a carriage return in the middle of one for an end, too, and ends with
     a traceback where the text is not UTF-8. Such bytes are read as the replacement character, with a warning.
     """
-    with open(sys.stdin.fileno() if input == "-" else input, "rb", closefd=input != "-") as file:
+    with open(sys.stdin.fileno() if path == "-" else path, "rb", closefd=path != "-") as file:
         lines: List[str] = []
         for number, line in enumerate(file, 1):
             try:

@@ -2,7 +2,7 @@
 
 fairseq imports --user-dir before it reads data or checkpoints, so one import serves every command.
 Each mend names fairseq's issue where there is one, changes nothing where fairseq needs it no longer, and has a test
-that fails without it in tests/test_mends.py, tests/test_commands.py or tests/test_scripts.py.
+in tests/ that fails without it.
 """
 
 import _codecs

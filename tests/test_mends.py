@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 from conftest import PLUGIN, ROOT, make_dictionary, make_model, make_sentences, make_task, run
-from fairseq import optim, options, tasks
+from fairseq import optim, options, tasks, utils
 from fairseq.data import LanguagePairDataset, data_utils
 from fairseq.file_io import PathManager
 from fairseq.optim import OPTIMIZER_DATACLASS_REGISTRY, AMPOptimizer
@@ -19,6 +19,16 @@ from omegaconf import OmegaConf
 
 from fairseq_resmlp import mends
 from fairseq_resmlp.errors import InputError
+
+
+def test_options_are_evaluated_as_values_and_not_as_code(tmp_path):
+    assert utils.eval_str_list("[0.9, -0.98]") == [0.9, -0.98]
+    assert utils.eval_str_list("[(512, 3)] * 2 + [(1, 2)]", type=tuple) == [(512, 3), (512, 3), (1, 2)]
+    assert utils.eval_bool("False") is False and utils.eval_bool(None, default=True) is True
+    for code in (f"open({str(tmp_path / 'evidence')!r}, 'w')", "[x for x in (1,)]", "().__class__", "9 ** 9", "f'{1}'"):
+        with pytest.raises(InputError, match="is no plain value: it is not evaluated"):
+            utils.eval_str_list(code)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("size", range(1, 21))
