@@ -10,7 +10,7 @@ INSTALL := $(BIN)/pip install --disable-pip-version-check -c constraints.txt
 .PHONY: help demo test test-slow test-matrix reliability lint results clean
 
 help: ## show this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
 
 demo: $(VENV)/installed ## train, translate and score on the corpus this repository makes itself
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/grammar/demo.sh
