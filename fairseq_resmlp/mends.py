@@ -30,6 +30,7 @@ from fairseq.trainer import Trainer
 from fairseq_cli import interactive
 from hydra.core.config_store import ConfigStore
 from omegaconf import II, DictConfig
+from torch import distributed
 
 from . import checkpoint, lines
 from .errors import InputError, too_long
@@ -413,6 +414,12 @@ def print_input_errors_in_one_line() -> None:
     def excepthook(kind, error, traceback):
         if issubclass(kind, (InputError, OSError)):
             print(f"error: {error}", file=sys.stderr)
+        elif distributed.is_available() and distributed.is_initialized() and "by peer" in str(error):  # as gloo says it
+            print(
+                "error: another process of this training has ended: its own output says why. Start all of them again, "
+                "and they go on from the last checkpoint",
+                file=sys.stderr,
+            )
         else:
             original(kind, error, traceback)
 

@@ -124,6 +124,9 @@ def test_where_one_of_two_processes_dies_the_other_ends_too_and_both_resume(toy,
         codes = two_processes(toy, tmp_path / "resumed", log, dying, place, passing)
         assert codes[dying] == -signal.SIGKILL, log.with_name(f"log{dying}").read_text()[-3000:]
         assert codes[1 - dying] not in (0, -signal.SIGKILL)
+        survivor = log.with_name(f"log{1 - dying}").read_text()
+        assert "error: another process of this training has ended" in survivor.splitlines()[-1]
+        assert "Traceback" not in survivor
         every_checkpoint_is_whole(tmp_path / "resumed")
     assert two_processes(toy, tmp_path / "resumed", log) == [0, 0]
     assert same(end(tmp_path / "resumed"), end(tmp_path / "undisturbed"))
