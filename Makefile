@@ -26,6 +26,7 @@ test-matrix: ## run the tests that every version must pass on each Python of thi
 
 # MODEL=FOLDER names a model folder of Multi30k for the tests of numbers
 reliability: $(VENV)/installed-test ## measure the figures of docs/reliability.md
+	rm -f docs/measured/reliability.json
 	$(BIN)/python -m pytest -m "slow or not slow" --promises docs/measured/reliability.json --fuzz-lines 10000 \
 		--soak-seconds 600 $(if $(MODEL),--model $(MODEL)) $(addprefix tests/test_,$(addsuffix .py,\
 		checkpoints divergence faults lines load model numbers))

@@ -26,9 +26,10 @@ def average_checkpoints(paths: Sequence[str]) -> Dict[str, Any]:
             names or shapes, or it is of a training with another dictionary
     """
     total: Dict[str, torch.Tensor] = {}
-    for summed, path in enumerate(paths):
+    fixed: Dict[str, torch.Tensor] = {}  # such as the versions of the dictionaries, which older checkpoints lack
+    for path in paths:
         state = checkpoint.read(path)
-        parameters = state["model"]
+        parameters = {name: value for name, value in state["model"].items() if value.is_floating_point()}
         if not total:
             total = {name: torch.zeros_like(value, dtype=torch.float64) for name, value in parameters.items()}
         missing, unknown = sorted(total.keys() - parameters.keys()), sorted(parameters.keys() - total.keys())
@@ -40,9 +41,11 @@ def average_checkpoints(paths: Sequence[str]) -> Dict[str, Any]:
                     f"{name} is {tuple(value.shape)} in {path} and {tuple(total[name].shape)} in {paths[0]}: "
                     "only checkpoints of one architecture can be averaged"
                 )
-            if summed and not value.is_floating_point() and not torch.equal(total[name], value.double() * summed):
-                raise InputError(f"{name} is not the same in {path} and {paths[0]}: they are of different trainings")
             total[name] += value
-    state["model"] = {name: (total[name] / len(paths)).to(value.dtype) for name, value in parameters.items()}
+        for name in state["model"].keys() - parameters.keys():
+            if not torch.equal(fixed.setdefault(name, state["model"][name]), state["model"][name]):
+                raise InputError(f"{path} is of another training than {paths[0]}: {name} is not the same")
+    mean = {name: (total[name] / len(paths)).to(value.dtype) for name, value in parameters.items()}
+    state["model"] = {**mean, **fixed}
     state["last_optimizer_state"] = None
     return state

@@ -2,10 +2,11 @@
 
 import os
 import pickle
+import re
 import zipfile
 from argparse import Namespace
 from contextlib import contextmanager
-from typing import Any, Dict, Iterator
+from typing import Any, Dict, Iterator, List
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ def read(path: str) -> Dict[str, Any]:
     """
     with safe_to_load(path):
         state = torch.load(path, map_location="cpu", weights_only=True)
-    check(state, path)
+        check(state, path)
     return state
 
 
@@ -36,8 +37,6 @@ def write(state: Dict[str, Any], path: str) -> None:
     """
     with replaced(path) as partial, open(partial, "wb") as file:
         torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())  # a machine that goes down after the renaming must find the content there
 
 
 @contextmanager
@@ -47,7 +46,7 @@ def replaced(path: str) -> Iterator[str]:
         with written_whole(path) as partial:
             yield partial
     except (OSError, RuntimeError) as error:  # torch's own writer raises RuntimeError
-        raise InputError(f"cannot write {path}, which is as it was before: {_reason(error)}") from error
+        raise InputError(f"cannot write {path}, which is as it was before: {reason(error)}") from error
 
 
 @contextmanager
@@ -55,21 +54,21 @@ def safe_to_load(path: str) -> Iterator[None]:
     """Check the file at `path`; inside, whatever torch.load is called, it is weights-only and its errors name the file.
 
     torch does not compare what it reads with the checksums (CRC-32, one a record) that it has written. Here they
-    are compared, those of weights, optimizer's state and options alike: no single flipped bit gets past.
+    are compared, those of weights, optimizer's state and options alike, so no single flipped bit gets past.
 
     Raises:
         InputError: the file is damaged or holds more than plain data
     """
     try:
         _check_archive(path)
-        with _weights_only():
+        with weights_only():
             yield
-    except (InputError, OSError):
+    except InputError:
         raise
     except pickle.UnpicklingError as error:
-        raise InputError(f"{path} is refused, since it is more than plain data: {_reason(error)}") from error
+        raise InputError(f"{path} is refused, since it is more than plain data: {reason(error)}") from error
     except Exception as error:  # what torch, pickle and fairseq raise about a strange file has no common class
-        raise InputError(f"{path} is not a fairseq checkpoint: {_reason(error)}") from error
+        raise InputError(f"{path} is not a fairseq checkpoint: {reason(error)}") from error
 
 
 def check(state: Any, path: str) -> None:
@@ -78,14 +77,29 @@ def check(state: Any, path: str) -> None:
     if not isinstance(parameters, dict) or not all(torch.is_tensor(value) for value in parameters.values()):
         raise InputError(f"{path} is not a fairseq checkpoint: it holds no model")
     for name, value in parameters.items():
+        if value.layout != torch.strided or value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            raise InputError(f"{path} is refused: {name} is larger than what is stored of it")
         if value.is_floating_point() and not value.isfinite().all():
             raise InputError(f"{path}: {name} has weights that are infinite or not numbers: take an earlier checkpoint")
     options = state.get("cfg")
     if OmegaConf.is_config(options):
         options = OmegaConf.to_container(options, resolve=False)
-    if "${" in repr((options, state.get("args"))):
+    if any("${" in text for text in _texts([options, state.get("args")])):
         # OmegaConf would put in what they name, such as secrets of the environment into an address to fetch from.
         raise InputError(f"{path} is refused: its options refer to other values by ${{...}}, which fairseq never saves")
+
+
+def _texts(values: List[Any]) -> Iterator[str]:
+    """All strings inside of options."""
+    seen = set()
+    while values:
+        value = values.pop()
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, (dict, list, tuple, Namespace)) and id(value) not in seen:
+            seen.add(id(value))
+            inside = vars(value) if isinstance(value, Namespace) else value
+            values += [*inside, *inside.values()] if isinstance(inside, dict) else inside
 
 
 def _check_archive(path: str) -> None:
@@ -100,16 +114,19 @@ def _check_archive(path: str) -> None:
             # torch compresses nothing; a compressed record can unpack to any size.
             if any(record.compress_type != zipfile.ZIP_STORED for record in archive.infolist()):
                 raise InputError(f"{path} is refused: it is a compressed archive, which torch.save never writes")
+            # Nor does it write attributes, of which one says "folder": torch then reads nothing where weights are.
+            if any(record.external_attr for record in archive.infolist()):
+                raise InputError(f"{path} is damaged: a record has attributes, which torch.save never writes")
             damaged = archive.testzip()
-        except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
-            raise InputError(f"{path} is cut off or damaged: {_reason(error)}") from error
+        except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, RuntimeError, ValueError) as error:
+            raise InputError(f"{path} is cut off or damaged: {reason(error)}") from error
     if damaged:
         raise InputError(f"{path} is damaged: the checksum of its record {damaged} does not match")
 
 
 @contextmanager
-def _weights_only() -> Iterator[None]:
-    """Have torch.load load weights-only in every version of torch and whatever the environment asks for."""
+def weights_only() -> Iterator[None]:
+    """Have torch.load load weights-only in every version of torch, whatever its caller or the environment asks for."""
     force, unforce = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
     before = {name: os.environ.pop(name, None) for name in (force, unforce)}
     os.environ[force] = "1"
@@ -120,10 +137,14 @@ def _weights_only() -> Iterator[None]:
         os.environ.update({name: value for name, value in before.items() if value is not None})
 
 
-def _reason(error: Exception) -> str:
-    """The line that says what is wrong, without torch's advice to load everything."""
-    text = str(error).split("WeightsUnpickler error:")[-1].strip()
-    return text.splitlines()[0] if text else type(error).__name__
+def reason(error: Exception) -> str:
+    """What is wrong, in one line, without torch's advice to load everything."""
+    text = str(error)
+    named = re.search(r"GLOBAL (\S+)", text)
+    if named:
+        return f"it asks for {named[1]}"
+    text = re.split(r"WeightsUnpickler error:", text)[-1].strip()
+    return re.split(r"\n| Please |Re-running", text)[0] or type(error).__name__
 
 
 # What checkpoints may hold beyond torch's own list of plain data and tensors: options of models without a dataclass,

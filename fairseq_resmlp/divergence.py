@@ -32,6 +32,13 @@ class LossWatch:
         """Whether `loss`, in bits a token, is more than twice that of knowing nothing, or no number."""
         return not loss <= 2 * self.chance
 
+    def wrecked(self, valid_loss: float) -> bool:
+        """Whether a validation has found a model that an explosion has left behind, or no number.
+
+        A model that knows its training text too well can be several times worse than knowing nothing on other text.
+        """
+        return not valid_loss <= 100 * self.chance
+
     def see(self, loss: float) -> bool:
         """Note an update's loss; true if the training has exploded for good."""
         self.last = loss
@@ -40,7 +47,7 @@ class LossWatch:
 
 
 def stop_when_loss_explodes() -> None:
-    """Watch the loss of every training of this process.
+    """Watch the loss of trainings whose task has a `loss_watch`, those of this plugin's models.
 
     Adagrad diverges where the learning rate rises faster than its accumulators, to a loss of 1e12 and more, and does
     not come back: their sums keep the next steps tiny.
@@ -54,38 +61,35 @@ def stop_when_loss_explodes() -> None:
         except Exception as error:
             # fairseq's search for the layer where it began ends with an error of its own in models like ours.
             for cause in (error, error.__context__):
-                if isinstance(cause, FloatingPointError):
+                if isinstance(cause, FloatingPointError) and str(cause).startswith(("gradients are", "Minimum loss")):
                     raise InputError(f"{cause}: {_advice(self.cfg)}") from error
             raise
+        watch = getattr(self.task, "loss_watch", None)
         loss = logged.get("nll_loss", logged.get("loss")) if logged else None
-        if loss is not None and self.task.target_dictionary is not None:
-            watch = _watch(self)
-            if watch.see(loss):
-                raise InputError(
-                    f"the loss has exploded: {watch.in_a_row} updates in a row were worse than twice the "
-                    f"{watch.chance:.1f} bits a token of knowing nothing, the last {loss:.4g}: {_advice(self.cfg)}"
-                )
+        if watch and loss is not None and watch.see(loss):
+            raise InputError(
+                f"the loss has exploded: {watch.in_a_row} updates in a row were worse than twice the "
+                f"{watch.chance:.1f} bits a token of knowing nothing, the last {loss:.4g}: {_advice(self.cfg)}"
+            )
         return logged
 
     @functools.wraps(save_checkpoint)
     def save_good_checkpoint(cfg, trainer, epoch_itr, val_loss):
-        watch = _watch(trainer) if trainer.task.target_dictionary is not None else None
+        watch = getattr(trainer.task, "loss_watch", None)
         # The loss of an update is from before its step; that of the validation, if there is one, from after it.
         valid = val_loss if cfg.best_checkpoint_metric in ("loss", "nll_loss") else None
-        if watch and (watch.in_a_row or (valid is not None and watch.exploded(valid))):
-            loss = watch.last if watch.in_a_row else valid
-            logger.warning(f"no checkpoint is saved now: the loss has exploded, to {loss:.4g} bits a token")
+        if watch and (watch.in_a_row or (valid is not None and watch.wrecked(valid))):
+            loss = f"the loss has exploded, to {watch.last if watch.in_a_row else valid:.4g} bits a token"
+            limits = trainer.cfg.optimization
+            if 0 < limits.max_update <= trainer.get_num_updates() or 0 < limits.max_epoch < epoch_itr.next_epoch_idx:
+                advice = f"raise --max-update or --max-epoch and go on, or {_advice(trainer.cfg)}"
+                raise InputError(f"the training ends without being saved, since {loss}: {advice}")
+            logger.warning(f"no checkpoint is saved now: {loss}")
             return None
         return save_checkpoint(cfg, trainer, epoch_itr, val_loss)
 
     Trainer.train_step = watched_train_step
     checkpoint_utils.save_checkpoint = save_good_checkpoint
-
-
-def _watch(trainer: Trainer) -> LossWatch:
-    if not hasattr(trainer, "loss_watch"):
-        trainer.loss_watch = LossWatch(len(trainer.task.target_dictionary))
-    return trainer.loss_watch
 
 
 def _advice(cfg) -> str:

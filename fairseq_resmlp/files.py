@@ -16,6 +16,8 @@ def written_whole(path: str) -> Iterator[str]:
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     try:
         yield partial
+        with open(partial, "rb") as file:
+            os.fsync(file.fileno())  # a machine that goes down after the renaming must find the content there
         os.replace(partial, path)
     finally:
         if os.path.exists(partial):

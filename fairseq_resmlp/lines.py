@@ -31,7 +31,7 @@ class Translator(GeneratorHubInterface):
         """Translate one string or many; what the search keeps of a sentence is let go after each thousand."""
         if isinstance(sentences, str):
             return self.sample([sentences], beam, verbose, **kwargs)[0]
-        found: List[str] = []
+        sentences, found = list(sentences), []
         for start in range(0, len(sentences), 1000):
             found += super().sample(sentences[start : start + 1000], beam, verbose, **kwargs)
         return found
@@ -61,8 +61,9 @@ def cut_long_lines(task: FairseqTask, N: int) -> None:
             if len(line) > limit:
                 start = task.source_dictionary.string(line[:8])
                 logger.warning(
-                    f"a line of {len(line) - 1:,} pieces is cut to its first {limit - 1}, which is what N = {N} holds "
-                    f"with the end-of-sentence mark: {start} ..."
+                    f"a line of {len(line) - 1:,} pieces is cut to its first {limit - 1}, which is what "
+                    f"{'N' if limit == N else '--max-source-positions'} = {limit} holds with the end-of-sentence mark: "
+                    f"{start} ..."
                 )
                 lines[i] = line[:limit].clone()
                 lines[i][-1] = line[-1]  # the end-of-sentence mark

@@ -11,6 +11,9 @@ import functools
 import logging
 import math
 import os
+import pickle
+import re
+import shutil
 import sys
 import warnings
 from dataclasses import dataclass, field
@@ -78,12 +81,13 @@ def load_only_harmless_checkpoints() -> None:
             stand_in.__name__ = stand_in.__qualname__
         torch.serialization.add_safe_globals([*{stand_in for stand_in, _ in checkpoint.ALLOWED}, _codecs.encode])
     load_to_cpu, load_in_training = checkpoint_utils.load_checkpoint_to_cpu, Trainer.load_checkpoint
+    load_and_build = checkpoint_utils.load_model_ensemble_and_task
 
     @functools.wraps(load_to_cpu)
     def load_checkpoint_to_cpu(path, *args, **kwargs):
         with checkpoint.safe_to_load(path):
             state = load_to_cpu(path, *args, **kwargs)
-        checkpoint.check(state, path)
+            checkpoint.check(state, path)
         return state
 
     @functools.wraps(load_in_training)
@@ -95,7 +99,16 @@ def load_only_harmless_checkpoints() -> None:
                 raise InputError(f"{filename}: {error.__context__}") from error
             raise
 
+    @functools.wraps(load_and_build)
+    def load_model_ensemble_and_task(*args, **kwargs):
+        try:
+            with checkpoint.weights_only():  # building a model, too, may load files that its options name
+                return load_and_build(*args, **kwargs)
+        except pickle.UnpicklingError as error:
+            raise InputError(f"a file that a checkpoint's options name is refused: {checkpoint.reason(error)}") from error
+
     checkpoint_utils.load_checkpoint_to_cpu = load_checkpoint_to_cpu
+    checkpoint_utils.load_model_ensemble_and_task = load_model_ensemble_and_task
     Trainer.load_checkpoint = load_checkpoint
 
 
@@ -211,7 +224,7 @@ def write_checkpoints_whole() -> None:
         if not PathManager.supports_rename(dst_path):
             return copy_file(src_path, dst_path, overwrite)
         with checkpoint.replaced(dst_path) as partial:
-            copy_file(src_path, partial, overwrite)
+            shutil.copyfile(PathManager.get_local_path(src_path), partial)
         return dst_path
 
     checkpoint_utils.torch_persistent_save = torch_persistent_save
@@ -300,7 +313,9 @@ def refuse_translations_without_scores() -> None:
     def generate(self, models, sample, **kwargs):
         try:
             found = original(self, models, sample, **kwargs)
-        except AssertionError:  # no hypothesis has ended at the greatest length
+        except AssertionError as error:
+            if not re.fullmatch(r"\d+ < \d+", str(error)):  # no hypothesis has ended at the greatest length
+                raise
             found = [[]]
         if not all(hypotheses and math.isfinite(hypotheses[0]["score"]) for hypotheses in found):
             raise InputError(
@@ -322,8 +337,12 @@ def translate_every_line() -> None:
         yield from original(sentences, cfg, task, max_positions, encode_fn)
         task.dataset_to_epoch_iter.clear()  # where fairseq keeps all that it has ever read
 
+    def buffered_read(path, buffer_size):
+        sys.stdout.reconfigure(encoding="utf-8")  # as the input, whatever the terminal's
+        return lines.read(path, buffer_size)
+
     interactive.make_batches = make_batches
-    interactive.buffered_read = lines.read
+    interactive.buffered_read = buffered_read
 
 
 def replace_unknown_words() -> None:

@@ -8,10 +8,17 @@ from typing import Dict, List, Optional, Tuple
 import torch
 from fairseq import hub_utils
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
-from fairseq.models import FairseqEncoderDecoderModel, register_model, register_model_architecture
+from fairseq.models import (
+    ARCH_MODEL_REGISTRY,
+    FairseqEncoderDecoderModel,
+    register_model,
+    register_model_architecture,
+)
 from fairseq.models.transformer import Embedding
 from torch import Tensor
 
+from . import checkpoint
+from .divergence import LossWatch
 from .errors import InputError
 from .lines import Translator, cut_long_lines
 from .mends import name_long_sentences
@@ -34,7 +41,7 @@ class ResMLPConfig(FairseqDataclass):
     encoder_layers: int = field(default=6, metadata={"help": "number of encoder layers"})
     encoder_max_positions: int = field(
         default=256,
-        metadata={"help": "N of the encoder: its mixing matrices A are N x N, longer sources are refused"},
+        metadata={"help": "N of the encoder: its mixing matrices A are N x N, longer sources do not fit"},
     )
     decoder_embed_dim: int = field(default=512, metadata={"help": "channels d of the decoder"})
     decoder_ffn_embed_dim: int = field(
@@ -43,7 +50,7 @@ class ResMLPConfig(FairseqDataclass):
     decoder_layers: int = field(default=6, metadata={"help": "number of decoder layers"})
     decoder_max_positions: int = field(
         default=256,
-        metadata={"help": "N of the decoder: its lower-triangular A are N x N, longer targets are refused"},
+        metadata={"help": "N of the decoder: its lower-triangular A are N x N, longer targets do not fit"},
     )
     decoder_attention_heads: int = field(
         default=8, metadata={"help": "heads of the cross-attention; a divisor of the decoder's channels"}
@@ -134,6 +141,7 @@ class ResMLPModel(FairseqEncoderDecoderModel):
         _check(cfg, task)
         name_long_sentences(task)
         cut_long_lines(task, cfg.encoder_max_positions)
+        task.loss_watch = LossWatch(len(task.target_dictionary))
         decoder_embed = Embedding(len(task.target_dictionary), cfg.decoder_embed_dim, task.target_dictionary.pad())
         if cfg.share_all_embeddings:
             cfg.share_decoder_input_output_embed = True
@@ -216,20 +224,35 @@ class ResMLPModel(FairseqEncoderDecoderModel):
                 or not of this model
         """
         folder = str(model_name_or_path)
-        for file in checkpoint_file.split(os.pathsep):
-            if not os.path.isfile(os.path.join(folder, file)):
-                raise InputError(f"no checkpoint {file} in {folder}: name another with checkpoint_file=")
+        files = [os.path.join(folder, file) for file in checkpoint_file.split(os.pathsep)]
+        for file in files:
+            if not os.path.isfile(file):
+                name = os.path.basename(file)
+                raise InputError(f"no checkpoint {name} in {folder}: name another with checkpoint_file=")
         if os.path.isfile(os.path.join(folder, "sentencepiece.bpe.model")):
             kwargs.setdefault("bpe", "sentencepiece")
+        for file in files:
+            _check_options(file, kwargs)
         loaded = hub_utils.from_pretrained(folder, checkpoint_file, data_name_or_path, **kwargs)
-        for model in loaded["models"]:
-            if not isinstance(model, cls):
-                raise InputError(f"{checkpoint_file} in {folder} is of {type(model).__name__}, not of {cls.__name__}")
-        for part in ("bpe", "tokenizer"):
-            stored = getattr(loaded["args"][part], "_name", None)
-            if stored != kwargs.get(part):  # its files could be fetched from anywhere
-                raise InputError(f"{checkpoint_file} in {folder} wants {part}={stored!r}: name it if you trust it")
         return Translator(loaded["args"], loaded["task"], loaded["models"])
+
+
+def _check_options(file: str, asked: Dict[str, object]) -> None:
+    """Raise InputError if the checkpoint is not of this model, or chooses pieces that were not asked for.
+
+    fairseq builds whatever model the options in a checkpoint name, and fetches the files of its pieces from wherever
+    they say.
+    """
+    options = checkpoint.read(file).get("cfg")
+    parts = options if isinstance(options, dict) else {}
+    names = {part: value.get("_name") if isinstance(value, dict) else value for part, value in parts.items()}
+    arch = names.get("model")
+    model = ARCH_MODEL_REGISTRY.get(arch) if isinstance(arch, str) else None
+    if model is not ResMLPModel:
+        raise InputError(f"{file} is a checkpoint of {arch or 'another model'}, not of resmlp")
+    for part in ("bpe", "tokenizer"):
+        if names.get(part) not in (None, asked.get(part)):
+            raise InputError(f"{file} wants {part}={names[part]!r}: name it, if you trust that checkpoint")
 
 
 def _check(cfg: ResMLPConfig, task) -> None:

@@ -218,16 +218,19 @@ def roll_rows(x: Tensor, shift: Tensor) -> Tensor:
     return x.gather(-1, index.expand_as(x))
 
 
-def sha256_of(dictionary) -> Tensor:
-    """The SHA-256 of a dictionary's entries in their order, 32 bytes: another dictionary of the same size fits the
-    shapes of a model and gives wrong words."""
+def version_of(dictionary) -> Tensor:
+    """The SHA-256 of a dictionary's entries in their order, 32 bytes.
+
+    Another dictionary of the same size fits the shapes of a model and gives wrong words. The name of the buffer has
+    "version" in it because fairseq's moving average of weights (--store-ema) leaves such buffers as they are.
+    """
     digest = hashlib.sha256("\n".join(dictionary.symbols).encode("utf-8", "surrogatepass")).digest()
     return torch.tensor(list(digest), dtype=torch.uint8)
 
 
-def check_dictionary(sha256: Tensor, state_dict: Dict[str, Tensor], name: str, side: str) -> None:
+def check_dictionary(version: Tensor, state_dict: Dict[str, Tensor], name: str, side: str) -> None:
     """Raise InputError if `state_dict` was trained with another dictionary; one from before this check passes."""
-    if not torch.equal(state_dict.setdefault(f"{name}.dictionary_sha256", sha256), sha256):
+    if not torch.equal(state_dict.setdefault(f"{name}.dictionary_version", version), version):
         raise InputError(
             f"the {side} dictionary is not the one that this checkpoint was trained with: take dict.*.txt from beside "
             "the data or the model of that training"
@@ -252,7 +255,7 @@ class ResMLPEncoder(FairseqEncoder):
         d = cfg.encoder_embed_dim
         self.N = cfg.encoder_max_positions
         self.padding_idx: int = dictionary.pad()
-        self.register_buffer("dictionary_sha256", sha256_of(dictionary))
+        self.register_buffer("dictionary_version", version_of(dictionary))
         self.embed_tokens = embed_tokens
         self.dropout = FairseqDropout(cfg.dropout, module_name=self.__class__.__name__)
         self.layers = nn.ModuleList([ResMLPEncoderLayer(cfg) for _ in range(cfg.encoder_layers)])
@@ -304,7 +307,7 @@ class ResMLPEncoder(FairseqEncoder):
 
     def upgrade_state_dict_named(self, state_dict: Dict[str, Tensor], name: str) -> None:
         """Called with a checkpoint's parameters before they are loaded: refuse those of another dictionary."""
-        check_dictionary(self.dictionary_sha256, state_dict, name, "source")
+        check_dictionary(self.dictionary_version, state_dict, name, "source")
 
 
 class ResMLPDecoder(FairseqIncrementalDecoder):
@@ -320,7 +323,7 @@ class ResMLPDecoder(FairseqIncrementalDecoder):
         super().__init__(dictionary)
         d = cfg.decoder_embed_dim
         self.N = cfg.decoder_max_positions
-        self.register_buffer("dictionary_sha256", sha256_of(dictionary))
+        self.register_buffer("dictionary_version", version_of(dictionary))
         self.embed_tokens = embed_tokens
         self.dropout = FairseqDropout(cfg.dropout, module_name=self.__class__.__name__)
         self.layers = nn.ModuleList([ResMLPDecoderLayer(cfg) for _ in range(cfg.decoder_layers)])
@@ -395,7 +398,7 @@ class ResMLPDecoder(FairseqIncrementalDecoder):
 
     def upgrade_state_dict_named(self, state_dict: Dict[str, Tensor], name: str) -> None:
         """Called with a checkpoint's parameters before they are loaded: refuse those of another dictionary."""
-        check_dictionary(self.dictionary_sha256, state_dict, name, "target")
+        check_dictionary(self.dictionary_version, state_dict, name, "target")
 
     def make_generation_fast_(self, need_attn: bool = False, **kwargs) -> None:
         """Called by fairseq-generate: leave the attention maps out where nobody asked for them."""

@@ -214,7 +214,7 @@ def table(scores: Sequence[Score], comparisons: Sequence[Comparison] = (), again
 # Names under which a checkpoint may hold one matrix several times.
 _TIED = ("embed_tokens.weight", "output_projection.weight")
 # What fairseq's own models keep among their parameters without training it.
-_BUFFERS = (".version", "._float_tensor", ".dictionary_sha256")
+_BUFFERS = (".version", "._float_tensor", ".dictionary_version")
 
 
 def describe_checkpoint(path: str) -> Dict[str, Any]:

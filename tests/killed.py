@@ -1,13 +1,15 @@
 """fairseq-train that kills itself: python killed.py SIGNAL PLACE COUNT [OPTION...], at the COUNT-th passing of PLACE.
 
 The places are in the middle of an update, of a validation, of writing a checkpoint, of copying one, and on both sides
-of the renaming that ends either.
+of the renaming that ends either; "moment" is up to a second and a half after the first update, drawn by COUNT.
 """
 
 import os
+import random
 import shutil
 import signal
 import sys
+import threading
 
 import fairseq_cli.train
 import torch
@@ -71,7 +73,23 @@ def renamed(replace):
     return counted
 
 
+def after_a_while(function):
+    """Die some time after the first call, wherever that is."""
+
+    def started(*args, **kwargs):
+        global COUNT
+        if COUNT:
+            timer = threading.Timer(random.Random(COUNT).uniform(0, 1.5), die)
+            timer.daemon = True
+            timer.start()
+            COUNT = 0
+        return function(*args, **kwargs)
+
+    return started
+
+
 PLACES = {
+    "moment": (Trainer, "train_step", after_a_while),
     "update": (Trainer, "clip_grad_norm", at_last),  # between the gradients and the step
     "validation": (Trainer, "valid_step", at_last),
     "writing": (torch, "save", half_written),

@@ -197,6 +197,12 @@ def parameters(file):
     return torch.load(file)["model"]
 
 
+def test_a_moving_average_of_the_weights_can_be_kept(toy, tmp_path):
+    run("fairseq-train", *train_options(toy / "data-bin", tmp_path), "--max-update", "2", "--store-ema")
+    state = torch.load(tmp_path / "checkpoint_last.pt")
+    assert state["extra_state"]["ema"].keys() == state["model"].keys()
+
+
 def test_every_interval_has_its_checkpoint_at_the_ends_of_epochs_too(toy, tmp_path):
     options = (*train_options(toy / "data-bin", tmp_path), "--save-interval-updates", "1", "--no-epoch-checkpoints")
     run("fairseq-train", *options, "--max-epoch", "2")

@@ -60,6 +60,25 @@ def test_an_exploding_training_is_stopped_with_advice_and_the_good_checkpoint_st
     )
 
 
+def test_a_validation_worse_than_chance_is_no_explosion():
+    """A model that knows its training text by heart can be far worse than chance on other text."""
+    watch = LossWatch(256)
+    assert not watch.wrecked(40.0)
+    assert watch.wrecked(1e6) and watch.wrecked(NAN)
+
+
+def test_a_training_that_ends_in_an_explosion_says_so(toy, good, tmp_path):
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(good, folder)
+    options = [*train_options(toy / "data-bin", folder), "--disable-validation"]
+    options[options.index("--lr") + 1], options[options.index("--warmup-updates") + 1] = "1", "1"
+    done = run("fairseq-train", *options, "--reset-lr-scheduler", "--max-update", "20", check=False)
+    assert done.returncode != 0
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: the training ends without being saved, since the loss has exploded, to ")
+    assert "raise --max-update or --max-epoch and go on, or raise --warmup-updates (now 1)" in last
+
+
 def test_gradients_that_are_no_numbers_stop_the_training_in_one_line(toy, tmp_path):
     options = train_options(toy / "data-bin", tmp_path)
     options[options.index("--lr") + 1], options[options.index("--warmup-updates") + 1] = "20", "1"

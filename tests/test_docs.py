@@ -1,5 +1,6 @@
 """What README and docs say is what the files beside them say."""
 
+import json
 import re
 
 import pytest
@@ -24,6 +25,16 @@ def test_each_block_of_a_page_is_filled_by_its_own_files(tmp_path, monkeypatch):
 def test_tables_are_made_from_the_results_beside_them():
     done = run("python", ROOT / "scripts" / "results.py", "--check", check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_promise_has_its_test():
+    promises = json.loads((ROOT / "docs" / "measured" / "reliability.json").read_text(encoding="utf-8"))
+    assert len(promises) >= 20
+    for promise, shown in promises.items():
+        file, name = shown["test"].split("::")
+        source = (ROOT / file).read_text(encoding="utf-8")
+        assert f"def {name}(" in source, promise
+        assert re.search(r"^    record_promise\(", source[source.index(f"def {name}(") :], re.M), promise
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

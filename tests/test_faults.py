@@ -1,5 +1,6 @@
 """A training that is killed goes on to the same end, bit for bit, and no checkpoint is ever half written."""
 
+import os
 import random
 import signal
 import socket
@@ -21,6 +22,7 @@ WHERE = {
     "copying": "in copying one",
     "renaming": "before it has its name",
     "renamed": "just after",
+    "moment": "at a random moment",
 }
 KILLED = ROOT / "tests" / "killed.py"
 
@@ -60,10 +62,11 @@ def undisturbed(toy, tmp_path_factory):
 
 
 def moments(count, seed):
-    """`count` moments, each place in turn, at its first to fourth passing."""
+    """`count` moments, each place in turn, at its first to fourth passing; for "moment" a number to draw it by."""
     generator = random.Random(seed)
     places = sorted(PLACES)
-    return [(places[i % len(places)], generator.randint(1, 4)) for i in range(count)]
+    chosen = [places[i % len(places)] for i in range(count)]
+    return [(place, generator.randint(1, 4 if place != "moment" else 1_000_000)) for place in chosen]
 
 
 @pytest.mark.slow
@@ -111,8 +114,13 @@ def two_processes(toy, folder, log, dying=None, place=None, passing=None):
         command[0] = str(Path(sys.executable).parent / command[0]) if rank != dying else command[0]
         command += [*options(toy, folder, *shared), "--distributed-rank", str(rank)]
         with open(f"{log}{rank}", "w") as out:
-            processes.append(subprocess.Popen(command, stdout=out, stderr=out, env={"OMP_NUM_THREADS": "1"}))
-    return [process.wait(timeout=120) for process in processes]
+            environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+            processes.append(subprocess.Popen(command, stdout=out, stderr=out, env=environment))
+    try:
+        return [process.wait(timeout=300) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
 
 
 @pytest.mark.slow

@@ -79,7 +79,7 @@ def test_translate_gives_as_many_lines_as_it_gets_and_shifts_none(hub, plain, fu
     )
 
 
-def interactive(*options, stdin=b""):
+def interactive(*options, stdin=b"", env=None):
     """fairseq-interactive with the stored model."""
     return run(
         *("fairseq-interactive", STORED, "--user-dir", PLUGIN, "--cpu", "--path", STORED / "model.pt"),
@@ -87,6 +87,7 @@ def interactive(*options, stdin=b""):
         *("--sentencepiece-model", STORED / "sentencepiece.bpe.model"),
         *("--beam", "2", "--max-len-b", "10", "--buffer-size", "50", "--batch-size", "50", *options),
         stdin=stdin,
+        env=env,
     )
 
 
@@ -147,6 +148,16 @@ def test_read_ends_lines_at_line_feeds_alone(tmp_path, buffer_size):
     found = list(lines.read(str(tmp_path / "input"), buffer_size))
     assert [line for buffer in found for line in buffer] == ["a\rb", "", "c\u2028d", "e"]
     assert all(len(buffer) == buffer_size for buffer in found[:-1]) and 0 < len(found[-1]) <= buffer_size
+
+
+def test_another_mistake_is_not_taken_for_an_overflow(hub):
+    with pytest.raises(AssertionError, match="min_len cannot be larger than max_len"):
+        hub.translate([PLAIN], beam=2, max_len_b=4, min_len=100)
+
+
+def test_interactive_writes_utf_8_whatever_the_terminal_is(plain):
+    done = interactive(stdin=PLAIN.encode(), env={"PYTHONIOENCODING": "ascii"})
+    assert re.findall(r"^D-0\t[^\t]*\t(.*)$", done.stdout, re.M) == [plain]
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])

@@ -2,6 +2,7 @@
 
 import argparse
 import functools
+import os
 import shutil
 import subprocess
 import sys
@@ -59,8 +60,11 @@ def test_a_checkpoint_is_never_half_written_under_its_own_name(tmp_path, monkeyp
         patch.setattr(shutil, "copyfile", copies_half)
         PathManager.copy(str(source), str(target), overwrite=True)
     assert target.read_bytes() == b"old"
+    on_disk = []
+    monkeypatch.setattr(os, "fsync", lambda file: on_disk.append(target.read_bytes()))
     assert PathManager.copy(str(source), str(target), overwrite=True)  # fairseq asserts that it is true
     assert target.read_bytes() == source.read_bytes()
+    assert on_disk == [b"old"]  # brought to the disk before it takes the place of the old one
 
 
 def test_amp_gives_the_optimizer_the_same_gradients_as_without_it(monkeypatch):
