@@ -105,7 +105,8 @@ def load_only_harmless_checkpoints() -> None:
             with checkpoint.weights_only():  # building a model, too, may load files that its options name
                 return load_and_build(*args, **kwargs)
         except pickle.UnpicklingError as error:
-            raise InputError(f"a file that a checkpoint's options name is refused: {checkpoint.reason(error)}") from error
+            reason = checkpoint.reason(error)
+            raise InputError(f"a file that a checkpoint's options name is refused: {reason}") from error
 
     checkpoint_utils.load_checkpoint_to_cpu = load_checkpoint_to_cpu
     checkpoint_utils.load_model_ensemble_and_task = load_model_ensemble_and_task
