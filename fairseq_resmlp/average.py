@@ -26,7 +26,7 @@ def average_checkpoints(paths: Sequence[str]) -> Dict[str, Any]:
             names or shapes, or it is of a training with another dictionary
     """
     total: Dict[str, torch.Tensor] = {}
-    fixed: Dict[str, torch.Tensor] = {}  # such as the versions of the dictionaries, which older checkpoints lack
+    fixed: Dict[str, torch.Tensor] = {}  # what has no mean: counters, and versions of dictionaries
     for path in paths:
         state = checkpoint.read(path)
         parameters = {name: value for name, value in state["model"].items() if value.is_floating_point()}
@@ -43,8 +43,10 @@ def average_checkpoints(paths: Sequence[str]) -> Dict[str, Any]:
                 )
             total[name] += value
         for name in state["model"].keys() - parameters.keys():
-            if not torch.equal(fixed.setdefault(name, state["model"][name]), state["model"][name]):
+            value = state["model"][name]
+            if name.endswith("dictionary_version") and not torch.equal(fixed.get(name, value), value):
                 raise InputError(f"{path} is of another training than {paths[0]}: {name} is not the same")
+            fixed[name] = value
     mean = {name: (total[name] / len(paths)).to(value.dtype) for name, value in parameters.items()}
     state["model"] = {**mean, **fixed}
     state["last_optimizer_state"] = None

@@ -3,10 +3,12 @@
 import os
 import pickle
 import re
+import threading
 import zipfile
 from argparse import Namespace
 from contextlib import contextmanager
-from typing import Any, Dict, Iterator, List
+from contextvars import ContextVar
+from typing import Any, Callable, Dict, Iterator, List, Optional
 
 import numpy as np
 import torch
@@ -14,6 +16,9 @@ from omegaconf import OmegaConf
 
 from .errors import InputError
 from .files import written_whole
+
+# Called with what every checkpoint holds that fairseq loads, and its path, before anything is built from it.
+also_check: ContextVar[Optional[Callable[[Dict[str, Any], str], None]]] = ContextVar("also_check", default=None)
 
 
 def read(path: str) -> Dict[str, Any]:
@@ -79,7 +84,7 @@ def check(state: Any, path: str) -> None:
     for name, value in parameters.items():
         if value.layout != torch.strided or value.numel() * value.element_size() > value.untyped_storage().nbytes():
             raise InputError(f"{path} is refused: {name} is larger than what is stored of it")
-        if value.is_floating_point() and not value.isfinite().all():
+        if (value.is_floating_point() or value.is_complex()) and not value.isfinite().all():
             raise InputError(f"{path}: {name} has weights that are infinite or not numbers: take an earlier checkpoint")
     options = state.get("cfg")
     if OmegaConf.is_config(options):
@@ -111,30 +116,34 @@ def _check_archive(path: str) -> None:
             raise InputError(f"{path} is not a checkpoint, or is one without checksums: save it again by torch >= 1.6")
         try:
             archive = zipfile.ZipFile(file)
-            # torch compresses nothing; a compressed record can unpack to any size.
-            if any(record.compress_type != zipfile.ZIP_STORED for record in archive.infolist()):
-                raise InputError(f"{path} is refused: it is a compressed archive, which torch.save never writes")
-            # Nor does it write attributes, of which one says "folder": torch then reads nothing where weights are.
-            if any(record.external_attr for record in archive.infolist()):
-                raise InputError(f"{path} is damaged: a record has attributes, which torch.save never writes")
-            damaged = archive.testzip()
+            records = archive.infolist()
+            compressed = any(record.compress_type != zipfile.ZIP_STORED for record in records)
+            damaged = None if compressed else archive.testzip()
         except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, RuntimeError, ValueError) as error:
             raise InputError(f"{path} is cut off or damaged: {reason(error)}") from error
+    if compressed:  # it can unpack to any size
+        raise InputError(f"{path} is refused: it is a compressed archive, which torch.save never writes")
+    if any(record.external_attr for record in records):  # one says "folder": torch then reads nothing where weights are
+        raise InputError(f"{path} is damaged: a record has attributes, which torch.save never writes")
     if damaged:
         raise InputError(f"{path} is damaged: the checksum of its record {damaged} does not match")
+
+
+_environment = threading.RLock()  # one load at a time: they share the process's environment
 
 
 @contextmanager
 def weights_only() -> Iterator[None]:
     """Have torch.load load weights-only in every version of torch, whatever its caller or the environment asks for."""
     force, unforce = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
-    before = {name: os.environ.pop(name, None) for name in (force, unforce)}
-    os.environ[force] = "1"
-    try:
-        yield
-    finally:
-        del os.environ[force]
-        os.environ.update({name: value for name, value in before.items() if value is not None})
+    with _environment:
+        before = {name: os.environ.pop(name, None) for name in (force, unforce)}
+        os.environ[force] = "1"
+        try:
+            yield
+        finally:
+            del os.environ[force]
+            os.environ.update({name: value for name, value in before.items() if value is not None})
 
 
 def reason(error: Exception) -> str:
@@ -166,11 +175,14 @@ class NumberType:
 
 
 class Numbers(np.ndarray):
-    """Stands for numpy.ndarray."""
+    """Stands for numpy.ndarray, which could be called with any type and bytes: made by `empty_numbers` alone."""
+
+    def __new__(cls, *args, **kwargs):
+        raise pickle.UnpicklingError("NumPy data that is not made as NumPy does")
 
     def __setstate__(self, state) -> None:
         _, shape, number_type, fortran_order, data = state
-        super().__setstate__((1, shape, number_type.dtype, fortran_order, data))
+        super().__setstate__((1, shape, _type(number_type), fortran_order, data))
 
     def __reduce__(self):
         return np.asarray(self).__reduce__()  # saved again it is NumPy's own
@@ -183,7 +195,13 @@ def empty_numbers(_class, _shape, _code) -> Numbers:
 
 def number(number_type: NumberType, data: bytes):
     """Stands for numpy's scalar."""
-    return np.frombuffer(data, number_type.dtype, 1)[0]
+    return np.frombuffer(data, _type(number_type), 1)[0]
+
+
+def _type(number_type: NumberType) -> np.dtype:
+    if type(number_type) is not NumberType:
+        raise pickle.UnpicklingError(f"NumPy data of type {number_type!r}")
+    return number_type.dtype
 
 
 ALLOWED = [

@@ -4,6 +4,7 @@ import functools
 import logging
 import math
 import os
+from typing import Optional
 
 from fairseq import checkpoint_utils
 from fairseq.trainer import Trainer
@@ -27,17 +28,23 @@ class LossWatch:
         self.chance = math.log2(V)
         self.in_a_row = 0
         self.last = 0.0
+        self.valid: Optional[float] = None  # of the last validation before
 
     def exploded(self, loss: float) -> bool:
         """Whether `loss`, in bits a token, is more than twice that of knowing nothing, or no number."""
         return not loss <= 2 * self.chance
 
-    def wrecked(self, valid_loss: float) -> bool:
-        """Whether a validation has found a model that an explosion has left behind, or no number.
+    def wrecked(self, valid: float) -> bool:
+        """Whether a validation has found what an explosion leaves behind: worse than knowing nothing, at a jump.
 
-        A model that knows its training text too well can be several times worse than knowing nothing on other text.
+        A model that knows its training text by heart comes to be far worse than knowing nothing on other text, but
+        it comes there step by step.
         """
-        return not valid_loss <= 100 * self.chance
+        before = 50 * self.chance if self.valid is None else self.valid
+        if not valid <= max(2 * self.chance, 3 * before):
+            return True
+        self.valid = valid
+        return False
 
     def see(self, loss: float) -> bool:
         """Note an update's loss; true if the training has exploded for good."""
@@ -52,7 +59,8 @@ def stop_when_loss_explodes() -> None:
     Adagrad diverges where the learning rate rises faster than its accumulators, to a loss of 1e12 and more, and does
     not come back: their sums keep the next steps tiny.
     """
-    train_step, save_checkpoint = Trainer.train_step, checkpoint_utils.save_checkpoint
+    train_step = Trainer.train_step
+    save_checkpoint, load_checkpoint = checkpoint_utils.save_checkpoint, checkpoint_utils.load_checkpoint
 
     @functools.wraps(train_step)
     def watched_train_step(self, samples, *args, **kwargs):
@@ -76,25 +84,48 @@ def stop_when_loss_explodes() -> None:
     @functools.wraps(save_checkpoint)
     def save_good_checkpoint(cfg, trainer, epoch_itr, val_loss):
         watch = getattr(trainer.task, "loss_watch", None)
-        # The loss of an update is from before its step; that of the validation, if there is one, from after it.
-        valid = val_loss if cfg.best_checkpoint_metric in ("loss", "nll_loss") else None
-        if watch and (watch.in_a_row or (valid is not None and watch.wrecked(valid))):
-            loss = f"the loss has exploded, to {watch.last if watch.in_a_row else valid:.4g} bits a token"
-            limits = trainer.cfg.optimization
-            if 0 < limits.max_update <= trainer.get_num_updates() or 0 < limits.max_epoch < epoch_itr.next_epoch_idx:
+        # The loss of an update is from before its step, that of a validation from after it.
+        validated = val_loss is not None and _by_loss(cfg)
+        if watch and (watch.wrecked(val_loss) if validated else watch.in_a_row):
+            loss = f"the loss has exploded, to {val_loss if validated else watch.last:.4g} bits a token"
+            if _ends(trainer, epoch_itr):
                 advice = f"raise --max-update or --max-epoch and go on, or {_advice(trainer.cfg)}"
                 raise InputError(f"the training ends without being saved, since {loss}: {advice}")
             logger.warning(f"no checkpoint is saved now: {loss}")
             return None
         return save_checkpoint(cfg, trainer, epoch_itr, val_loss)
 
+    @functools.wraps(load_checkpoint)
+    def load_checkpoint_with_validation(cfg, trainer, **kwargs):
+        extra_state, epoch_itr = load_checkpoint(cfg, trainer, **kwargs)
+        watch = getattr(trainer.task, "loss_watch", None)
+        if watch and extra_state and _by_loss(cfg):
+            watch.valid = extra_state.get("val_loss")
+        return extra_state, epoch_itr
+
     Trainer.train_step = watched_train_step
     checkpoint_utils.save_checkpoint = save_good_checkpoint
+    checkpoint_utils.load_checkpoint = load_checkpoint_with_validation
+
+
+def _by_loss(cfg) -> bool:
+    """Whether what fairseq calls the validation loss is one, and not a BLEU."""
+    return cfg.best_checkpoint_metric in ("loss", "nll_loss")
+
+
+def _ends(trainer: Trainer, epoch_itr) -> bool:
+    """Whether no update follows."""
+    limits, hours = trainer.cfg.optimization, trainer.cumulative_training_time() / 3600
+    return (
+        0 < limits.max_update <= trainer.get_num_updates()
+        or 0 < limits.max_epoch < epoch_itr.next_epoch_idx
+        or 0 < limits.stop_time_hours < hours
+    )
 
 
 def _advice(cfg) -> str:
     last = os.path.join(cfg.checkpoint.save_dir, "checkpoint_last.pt")
-    kept = f"; {last} is from before" if os.path.exists(last) else ""
+    kept = f"; the last one saved is {last}" if os.path.exists(last) else ""
     warmup = getattr(cfg.lr_scheduler, "warmup_updates", None)
     slower = f"raise --warmup-updates (now {warmup}) or " if warmup is not None else ""
     return f"{slower}lower --lr (now {cfg.optimization.lr[0]}), clip by --clip-norm 1.0, and train anew{kept}"

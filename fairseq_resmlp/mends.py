@@ -80,6 +80,7 @@ def load_only_harmless_checkpoints() -> None:
             stand_in.__module__, stand_in.__qualname__ = name.rsplit(".", 1)
             stand_in.__name__ = stand_in.__qualname__
         torch.serialization.add_safe_globals([*{stand_in for stand_in, _ in checkpoint.ALLOWED}, _codecs.encode])
+        torch.serialization._is_torchscript_zip = refuse_scripts(torch.serialization._is_torchscript_zip)
     load_to_cpu, load_in_training = checkpoint_utils.load_checkpoint_to_cpu, Trainer.load_checkpoint
     load_and_build = checkpoint_utils.load_model_ensemble_and_task
 
@@ -88,6 +89,9 @@ def load_only_harmless_checkpoints() -> None:
         with checkpoint.safe_to_load(path):
             state = load_to_cpu(path, *args, **kwargs)
             checkpoint.check(state, path)
+            also_check = checkpoint.also_check.get()
+            if also_check:
+                also_check(state, path)
         return state
 
     @functools.wraps(load_in_training)
@@ -111,6 +115,19 @@ def load_only_harmless_checkpoints() -> None:
     checkpoint_utils.load_checkpoint_to_cpu = load_checkpoint_to_cpu
     checkpoint_utils.load_model_ensemble_and_task = load_model_ensemble_and_task
     Trainer.load_checkpoint = load_checkpoint
+
+
+def refuse_scripts(is_torchscript_zip):
+    """Let torch.load, asked for weights alone, run no TorchScript: torch before 2.6 runs it before it looks."""
+
+    @functools.wraps(is_torchscript_zip)
+    def _is_torchscript_zip(*args):
+        found = is_torchscript_zip(*args)
+        if found and os.environ.get("TORCH_FORCE_WEIGHTS_ONLY_LOAD") == "1":
+            raise pickle.UnpicklingError("it is TorchScript")
+        return found
+
+    return _is_torchscript_zip
 
 
 def evaluate_only_plain_values() -> None:
@@ -339,7 +356,8 @@ def translate_every_line() -> None:
         task.dataset_to_epoch_iter.clear()  # where fairseq keeps all that it has ever read
 
     def buffered_read(path, buffer_size):
-        sys.stdout.reconfigure(encoding="utf-8")  # as the input, whatever the terminal's
+        if hasattr(sys.stdout, "reconfigure"):  # not where Python has redirected it
+            sys.stdout.reconfigure(encoding="utf-8", errors=sys.stdout.errors)  # as the input, whatever the terminal's
         return lines.read(path, buffer_size)
 
     interactive.make_batches = make_batches

@@ -1,5 +1,6 @@
 """The registered model `resmlp`, its options and its named architectures."""
 
+import functools
 import logging
 import os
 from dataclasses import dataclass, field, fields
@@ -231,28 +232,28 @@ class ResMLPModel(FairseqEncoderDecoderModel):
                 raise InputError(f"no checkpoint {name} in {folder}: name another with checkpoint_file=")
         if os.path.isfile(os.path.join(folder, "sentencepiece.bpe.model")):
             kwargs.setdefault("bpe", "sentencepiece")
-        for file in files:
-            _check_options(file, kwargs)
-        loaded = hub_utils.from_pretrained(folder, checkpoint_file, data_name_or_path, **kwargs)
+        before = checkpoint.also_check.set(functools.partial(_check_options, kwargs))
+        try:
+            loaded = hub_utils.from_pretrained(folder, checkpoint_file, data_name_or_path, **kwargs)
+        finally:
+            checkpoint.also_check.reset(before)
         return Translator(loaded["args"], loaded["task"], loaded["models"])
 
 
-def _check_options(file: str, asked: Dict[str, object]) -> None:
-    """Raise InputError if the checkpoint is not of this model, or chooses pieces that were not asked for.
+def _check_options(asked: Dict[str, object], state: Dict[str, object], file: str) -> None:
+    """Raise InputError if a checkpoint is not of this model, or chooses pieces that were not asked for.
 
     fairseq builds whatever model the options in a checkpoint name, and fetches the files of its pieces from wherever
     they say.
     """
-    options = checkpoint.read(file).get("cfg")
-    parts = options if isinstance(options, dict) else {}
-    names = {part: value.get("_name") if isinstance(value, dict) else value for part, value in parts.items()}
-    arch = names.get("model")
-    model = ARCH_MODEL_REGISTRY.get(arch) if isinstance(arch, str) else None
-    if model is not ResMLPModel:
-        raise InputError(f"{file} is a checkpoint of {arch or 'another model'}, not of resmlp")
-    for part in ("bpe", "tokenizer"):
-        if names.get(part) not in (None, asked.get(part)):
-            raise InputError(f"{file} wants {part}={names[part]!r}: name it, if you trust that checkpoint")
+    options = {} if state.get("args") is not None else state.get("cfg") or {}  # fairseq prefers args, ours have none
+    names = {part: getattr(options.get(part), "_name", options.get(part)) for part in ("model", "bpe", "tokenizer")}
+    arch = names.pop("model")
+    if not isinstance(arch, str) or ARCH_MODEL_REGISTRY.get(arch) is not ResMLPModel:
+        raise InputError(f"{file} is a checkpoint of another model than resmlp")
+    for part, name in names.items():
+        if name is not None and name != asked.get(part):
+            raise InputError(f"{file} wants {part}={name!r}: name it, if you trust that checkpoint")
 
 
 def _check(cfg: ResMLPConfig, task) -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import io
 import os
 import pickle
 import random
@@ -9,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import threading
 import zipfile
 
 import numpy as np
@@ -155,7 +157,7 @@ def transformer(trained, tmp_path_factory):
 
 
 def test_another_architecture_is_refused_by_the_hub(transformer):
-    with pytest.raises(InputError, match=r"model\.pt is a checkpoint of .*, not of resmlp"):
+    with pytest.raises(InputError, match=r"model\.pt is a checkpoint of another model than resmlp"):
         ResMLPModel.from_pretrained(transformer)
 
 
@@ -318,7 +320,7 @@ def test_options_in_a_checkpoint_run_and_read_nothing(attack, transformer, train
     with pytest.raises(InputError, match=expected):
         checkpoint_utils.load_model_ensemble([str(path)], task=make_task())
     assert not evidence.exists()
-    with pytest.raises(InputError, match="not of resmlp|its options refer"):
+    with pytest.raises(InputError, match="another model than resmlp|its options refer"):
         ResMLPModel.from_pretrained(tmp_path / "model")
 
 
@@ -333,6 +335,89 @@ def test_a_checkpoint_cannot_choose_pieces_that_are_fetched_from_an_address(whol
         ResMLPModel.from_pretrained(tmp_path)
 
 
+def test_options_of_the_old_kind_are_not_preferred_to_those_that_were_checked(whole, trained, tmp_path):
+    """fairseq takes args, where there are some, in place of cfg."""
+    old = argparse.Namespace(arch="resmlp_tiny", bpe="gpt2", gpt2_encoder_json="http://127.0.0.1:9/")
+    torch.save({**whole[1], "args": old}, tmp_path / "model.pt")
+    with pytest.raises(InputError, match="another model than resmlp"):
+        ResMLPModel.from_pretrained(tmp_path)
+
+
+def test_what_fairseq_reads_is_what_is_checked(whole, trained, tmp_path):
+    """fairseq reads model-shard0.pt in place of model.pt where it is there."""
+    torch.save(whole[1], tmp_path / "model.pt")
+    torch.save({**whole[1], "cfg": {**whole[1]["cfg"], "bpe": "gpt2"}}, tmp_path / "model-shard0.pt")
+    for language in ("src", "tgt"):
+        shutil.copy(trained / "data-bin" / f"dict.{language}.txt", tmp_path)
+    with pytest.raises(InputError, match=r"model-shard0\.pt wants bpe='gpt2'"):
+        ResMLPModel.from_pretrained(tmp_path)
+
+
+def test_a_checkpoint_cannot_name_a_plugin_to_import(whole, trained, tmp_path):
+    (tmp_path / "evil_plugin").mkdir()
+    (tmp_path / "evil_plugin" / "__init__.py").write_text(f"open({str(tmp_path / 'evidence')!r}, 'w')")
+    common = {**whole[1]["cfg"]["common"], "user_dir": str(tmp_path / "evil_plugin")}
+    torch.save({**whole[1], "cfg": {**whole[1]["cfg"], "common": common}}, tmp_path / "model.pt")
+    for language in ("src", "tgt"):
+        shutil.copy(trained / "data-bin" / f"dict.{language}.txt", tmp_path)
+    assert len(ResMLPModel.from_pretrained(tmp_path).translate(["w1"])) == 1
+    assert not (tmp_path / "evidence").exists()
+
+
+class Script(torch.nn.Module):
+    """What runs when TorchScript is loaded: it writes a file."""
+
+    def __init__(self, path: str):
+        super().__init__()
+        self.path = path
+
+    @torch.jit.export
+    def __getstate__(self) -> str:
+        return self.path
+
+    @torch.jit.export
+    def __setstate__(self, state: str) -> None:
+        self.path = state
+        torch.save(torch.ones(1), state)
+
+    def forward(self, x):
+        return x
+
+
+def test_a_script_is_refused_before_it_runs(tmp_path):
+    evidence, written = tmp_path / "evidence", io.BytesIO()
+    torch.jit.save(torch.jit.script(Script(str(evidence))), written)
+    with zipfile.ZipFile(written) as archive, zipfile.ZipFile(tmp_path / "script.pt", "w") as plain:
+        for record in archive.namelist():  # as torch.save writes an archive: neither compressed nor with attributes
+            info = zipfile.ZipInfo(record)
+            plain.writestr(info, archive.read(record))
+            info.external_attr = 0
+    for load in (checkpoint.read, checkpoint_utils.load_checkpoint_to_cpu):
+        with pytest.raises(InputError, match=r"script\.pt is "):
+            load(str(tmp_path / "script.pt"))
+    with checkpoint.weights_only(), pytest.raises((pickle.UnpicklingError, RuntimeError)):
+        torch.load(tmp_path / "script.pt")
+    assert not evidence.exists()
+
+
+def test_two_threads_load_weights_only(tmp_path):
+    """Both change the environment of the process."""
+    inside, leave = threading.Event(), threading.Event()
+
+    def first():
+        with checkpoint.weights_only():
+            inside.set()
+            leave.wait(0.5)
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    inside.wait()
+    with checkpoint.weights_only():
+        thread.join()
+        assert os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] == "1"
+    assert "TORCH_FORCE_WEIGHTS_ONLY_LOAD" not in os.environ
+
+
 def test_a_weight_is_not_larger_than_what_is_stored_of_it(tmp_path):
     for weight in (torch.zeros(1).expand(10**11), torch.eye(3).to_sparse()):
         torch.save({"model": {"weight": weight}}, tmp_path / "large.pt")
@@ -342,7 +427,7 @@ def test_a_weight_is_not_larger_than_what_is_stored_of_it(tmp_path):
 
 def test_a_compressed_archive_is_refused_whatever_is_in_it(tmp_path):
     bomb(tmp_path / "compressed.pt", {"model": {"weight": torch.zeros(1_000_000)}})
-    with pytest.raises(InputError, match=r"compressed\.pt is refused: it is a compressed archive"):
+    with pytest.raises(InputError, match=r"^\S+compressed\.pt is refused: it is a compressed archive"):
         checkpoint.read(str(tmp_path / "compressed.pt"))
 
 
@@ -389,6 +474,13 @@ def test_numpy_is_not_told_that_numbers_are_pointers(tmp_path):
     value = checkpoint.read(str(tmp_path / "forged.pt"))["value"]
     assert value.dtype.flags == np.dtype("i8").flags == 0
     assert value.tobytes() == b"pointer!"
+
+
+@pytest.mark.parametrize("arguments", [((1,), "O", b"pointer!"), ((4,), "f4"), ((1,), "f8", b"12345678")])
+def test_numpys_arrays_are_not_made_by_calling_them(tmp_path, arguments):
+    torch.save({"model": {}, "value": Calls(np.ndarray, *arguments)}, tmp_path / "called.pt")
+    with pytest.raises(InputError, match=r"called\.pt is refused, .*: NumPy data that is not made as NumPy does"):
+        checkpoint.read(str(tmp_path / "called.pt"))
 
 
 @pytest.mark.parametrize("value", [np.array(["text"]), np.float32(1), np.array([1.0], ">f8"), np.array([None])])

@@ -36,23 +36,24 @@ def good(toy, tmp_path_factory):
 
 # A checkpoint right after the step that explodes is caught by its validation, a later one by the loss of the updates.
 @pytest.mark.parametrize(
-    "saving", [["--save-interval-updates=1"], ["--save-interval-updates=5", "--disable-validation"]]
+    ("lr", "saving"),
+    [("0.4", ["--save-interval-updates=1"]), ("1", ["--save-interval-updates=5", "--disable-validation"])],
 )
 def test_an_exploding_training_is_stopped_with_advice_and_the_good_checkpoint_stays(
-    toy, good, tmp_path, saving, record_promise
+    toy, good, tmp_path, lr, saving, record_promise
 ):
-    """Adagrad with lr 1 at once: to 1e12 bits a token."""
+    """Adagrad with lr 0.4 at once goes to 40 bits a token in the first update, with lr 1 to 1e12."""
     folder = tmp_path / "checkpoints"
     shutil.copytree(good, folder)
     before = (folder / "checkpoint_last.pt").read_bytes()
     options = [*train_options(toy / "data-bin", folder), *saving, "--no-epoch-checkpoints"]
-    options[options.index("--lr") + 1], options[options.index("--warmup-updates") + 1] = "1", "1"
+    options[options.index("--lr") + 1], options[options.index("--warmup-updates") + 1] = lr, "1"
     done = run("fairseq-train", *options, "--reset-lr-scheduler", "--max-update", "100000", check=False)
     assert done.returncode != 0 and "Traceback" not in done.stderr
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("error: the loss has exploded: 100 updates in a row were worse than twice the 5.6 bits")
-    assert "raise --warmup-updates (now 1) or lower --lr (now 1.0)" in last
-    assert f"{folder}/checkpoint_last.pt is from before" in last
+    assert f"raise --warmup-updates (now 1) or lower --lr (now {float(lr)})" in last
+    assert f"the last one saved is {folder}/checkpoint_last.pt" in last
     assert "no checkpoint is saved now" in done.stderr + done.stdout
     assert (folder / "checkpoint_last.pt").read_bytes() == before
     record_promise(
@@ -61,10 +62,13 @@ def test_an_exploding_training_is_stopped_with_advice_and_the_good_checkpoint_st
 
 
 def test_a_validation_worse_than_chance_is_no_explosion():
-    """A model that knows its training text by heart can be far worse than chance on other text."""
+    """A model that knows its training text by heart comes to be far worse than chance on other text, step by step."""
     watch = LossWatch(256)
-    assert not watch.wrecked(40.0)
-    assert watch.wrecked(1e6) and watch.wrecked(NAN)
+    assert not any(watch.wrecked(loss) for loss in (7.0, 5.0, 9.0, 15.0, 20.0, 35.0, 60.0))
+    assert watch.wrecked(1e6) and watch.wrecked(NAN) and watch.wrecked(200.0)
+    assert not watch.wrecked(70.0)
+    jump = LossWatch(256)
+    assert not jump.wrecked(5.0) and jump.wrecked(44.0) and not jump.wrecked(5.0)
 
 
 def test_a_training_that_ends_in_an_explosion_says_so(toy, good, tmp_path):
