@@ -42,7 +42,7 @@ def average_checkpoints(paths: Sequence[str]) -> Dict[str, Any]:
                     "only checkpoints of one architecture can be averaged"
                 )
             total[name] += value
-        for name in state["model"].keys() - parameters.keys():
+        for name in sorted(state["model"].keys() - parameters.keys()):
             value = state["model"][name]
             if name.endswith("dictionary_version") and not torch.equal(fixed.get(name, value), value):
                 raise InputError(f"{path} is of another training than {paths[0]}: {name} is not the same")

@@ -51,7 +51,7 @@ def test_what_is_no_checkpoint_is_refused_in_one_line_and_nothing_is_written(tmp
 def test_checkpoints_of_different_dictionaries_are_refused(tmp_path):
     one = store(tmp_path / "one.pt", make_model())
     other = store(tmp_path / "other.pt", make_model(make_task_with_other_words()))
-    said = r"other.pt is of another training than .*one.pt: encoder.dictionary_version is not the same"
+    said = r"other.pt is of another training than .*one.pt: decoder.dictionary_version is not the same"
     with pytest.raises(InputError, match=said):
         average_checkpoints([one, one, other])
 
