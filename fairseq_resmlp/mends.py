@@ -80,7 +80,7 @@ def load_only_harmless_checkpoints() -> None:
             stand_in.__module__, stand_in.__qualname__ = name.rsplit(".", 1)
             stand_in.__name__ = stand_in.__qualname__
         torch.serialization.add_safe_globals([*{stand_in for stand_in, _ in checkpoint.ALLOWED}, _codecs.encode])
-        torch.serialization._is_torchscript_zip = refuse_scripts(torch.serialization._is_torchscript_zip)
+        torch.serialization._is_torchscript_zip = _refuse_scripts(torch.serialization._is_torchscript_zip)
     load_to_cpu, load_in_training = checkpoint_utils.load_checkpoint_to_cpu, Trainer.load_checkpoint
     load_and_build = checkpoint_utils.load_model_ensemble_and_task
 
@@ -117,7 +117,7 @@ def load_only_harmless_checkpoints() -> None:
     Trainer.load_checkpoint = load_checkpoint
 
 
-def refuse_scripts(is_torchscript_zip):
+def _refuse_scripts(is_torchscript_zip):
     """Let torch.load, asked for weights alone, run no TorchScript: torch before 2.6 runs it before it looks."""
 
     @functools.wraps(is_torchscript_zip)

@@ -225,11 +225,9 @@ class ResMLPModel(FairseqEncoderDecoderModel):
                 or not of this model
         """
         folder = str(model_name_or_path)
-        files = [os.path.join(folder, file) for file in checkpoint_file.split(os.pathsep)]
-        for file in files:
-            if not os.path.isfile(file):
-                name = os.path.basename(file)
-                raise InputError(f"no checkpoint {name} in {folder}: name another with checkpoint_file=")
+        for file in checkpoint_file.split(os.pathsep):
+            if not os.path.isfile(os.path.join(folder, file)):
+                raise InputError(f"no checkpoint {file} in {folder}: name another with checkpoint_file=")
         if os.path.isfile(os.path.join(folder, "sentencepiece.bpe.model")):
             kwargs.setdefault("bpe", "sentencepiece")
         before = checkpoint.also_check.set(functools.partial(_check_options, kwargs))

@@ -61,21 +61,21 @@ def undisturbed(toy, tmp_path_factory):
     return state
 
 
-def moments(count, seed):
-    """`count` moments: every place at its first to fourth passing, twice if there is room, the others at random."""
+def moments(times, at_random, seed):
+    """Every place `times` times, at its first to fourth passing, and some moments at random, in any order."""
     generator = random.Random(seed)
-    places = sorted(set(PLACES) - {"moment"})
-    places *= max(1, min(2, count // len(places) - 1))
-    chosen = places + ["moment"] * (count - len(places))
+    chosen = sorted(set(PLACES) - {"moment"}) * times + ["moment"] * at_random
     generator.shuffle(chosen)
     return [(place, generator.randint(1, 4 if place != "moment" else 1_000_000)) for place in chosen]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "count"), [("SIGKILL", 20), ("SIGTERM", 8)])
-def test_killed_again_and_again_a_training_ends_as_undisturbed(toy, undisturbed, tmp_path, name, count, record_promise):
+@pytest.mark.parametrize(("name", "times", "at_random"), [("SIGKILL", 2, 8), ("SIGTERM", 1, 2)])
+def test_killed_again_and_again_a_training_ends_as_undisturbed(
+    toy, undisturbed, tmp_path, name, times, at_random, record_promise
+):
     died = []
-    for place, passing in moments(count, seed=len(name)):
+    for place, passing in moments(times, at_random, seed=len(name)):
         done = run(sys.executable, KILLED, name, place, passing, *options(toy, tmp_path), check=False)
         if done.returncode != -signal.Signals[name]:
             # The training came to its end before: begin another, so that all of the moments are tried.
