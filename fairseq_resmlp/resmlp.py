@@ -22,13 +22,14 @@ import torch
 from fairseq.incremental_decoding_utils import with_incremental_state
 from fairseq.models import FairseqEncoder, FairseqIncrementalDecoder
 from fairseq.models.transformer import Linear
-from fairseq.modules import FairseqDropout, MultiheadAttention
+from fairseq.modules import FairseqDropout
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .attention import CrossAttention, IncrementalState
 from .errors import InputError, check_length
+from .linear import linear
 
-IncrementalState = Dict[str, Dict[str, Optional[Tensor]]]
 EncoderOut = Dict[str, List[Tensor]]
 
 POST_ALPHA = 0.2  # the paper's initial LayerScale in translation, section 3.6
@@ -48,6 +49,27 @@ class Aff(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return torch.addcmul(self.beta, self.alpha, x)
 
+    def fold_into_next(self, layer: nn.Linear) -> nn.Module:
+        """Make `layer` do this Aff's work, too: layer(Aff(x)). Returns what is left: nothing.
+
+        "Aff has no cost at inference time, since it can be absorbed in the adjacent linear layer", section 2.
+        """
+        W = layer.weight.double()
+        b = W @ self.beta.double()
+        set_linear(layer, W * self.alpha.double(), b if layer.bias is None else b + layer.bias.double())
+        return nn.Identity()
+
+    def fold_into_previous(self, layer: nn.Linear) -> nn.Module:
+        """Make `layer` do this Aff's work, too: Aff(layer(x)). Returns what is left: nothing."""
+        alpha = self.alpha.double()
+        set_linear(layer, alpha[:, None] * layer.weight.double(), alpha * layer.bias.double() + self.beta.double())
+        return nn.Identity()
+
+
+def set_linear(layer: nn.Linear, weight: Tensor, bias: Tensor) -> None:
+    """Give a linear layer new parameters, of its own and of its old type."""
+    layer.weight, layer.bias = (nn.Parameter(p.to(layer.weight.dtype)) for p in (weight, bias))
+
 
 @with_incremental_state
 class LinearMixing(nn.Module):
@@ -58,8 +80,12 @@ class LinearMixing(nn.Module):
 
     A and b start at zero: entries that training never visits add nothing to a longer sentence.
 
-    Shape: x is T x B x d and so is the result. With an incremental state x holds only the newest
-    positions, the earlier ones come from the cache (one d-vector a position), and row t of A is applied.
+    Shape: x is T x B x d and so is the result. With an incremental state x is the newest position, 1 x B x d,
+    the earlier ones come from the cache, and row t of A is applied.
+
+    The cache is written once and never reordered: `store` (at least t x B x d) holds every x as it came, and
+    `ancestors` (B x t) which row of it, seen as (t B) x d, each hypothesis has at each position. Beam search reorders
+    these numbers alone, and the mixing reads what it needs in one pass.
     """
 
     def __init__(self, N: int, causal: bool):
@@ -69,21 +95,34 @@ class LinearMixing(nn.Module):
         self.b = nn.Parameter(torch.zeros(N))
 
     def forward(self, x: Tensor, incremental_state: Optional[IncrementalState] = None) -> Tensor:
-        new, B, d = x.shape
         if incremental_state is not None:
-            state = self.get_incremental_state(incremental_state, "mixing")
-            if state is not None:
-                past = state["x"]
-                assert past is not None
-                x = torch.cat([past, x])
-            cache: Dict[str, Optional[Tensor]] = {"x": x}  # TorchScript infers no Optional
-            self.set_incremental_state(incremental_state, "mixing", cache)
-        T = x.size(0)
-        first = T - new
-        A = self.A[first:T, :T]  # new x T
+            return self.newest(x, incremental_state)
+        T, B, d = x.shape
+        A = self.A[:T, :T]
         if self.causal:
-            A = A.tril(first)
-        return torch.addmm(self.b[first:T, None], A, x.reshape(T, B * d)).view(new, B, d)
+            A = A.tril()
+        return linear(A, x.reshape(T, B * d).t()).view(T, B, d) + self.b[:T].view(T, 1, -1)
+
+    def newest(self, x: Tensor, incremental_state: IncrementalState) -> Tensor:
+        """Mix the newest position with those before it, and remember it. Shape: 1 x B x d to 1 x B x d."""
+        B = x.size(1)
+        row = torch.arange(B, device=x.device).unsqueeze(1)  # B x 1
+        state = self.get_incremental_state(incremental_state, "mixing")
+        if state is None:
+            store, ancestors = x, row
+        else:
+            past, earlier = state["store"], state["ancestors"]
+            assert past is not None and earlier is not None
+            t = earlier.size(1)
+            store = past if t < past.size(0) else torch.cat([past, torch.empty_like(past)])
+            store[t, :B] = x[0]
+            ancestors = torch.cat([earlier, row + t * store.size(1)], 1)  # B x (t + 1)
+        cache: Dict[str, Optional[Tensor]] = {"store": store, "ancestors": ancestors}  # TorchScript infers no Optional
+        self.set_incremental_state(incremental_state, "mixing", cache)
+        t = ancestors.size(1) - 1
+        weights = self.A[t, : t + 1].expand_as(ancestors).contiguous()
+        y = F.embedding_bag(ancestors, store.flatten(0, 1), per_sample_weights=weights, mode="sum")
+        return (y + self.b[t]).unsqueeze(0)
 
     @torch.jit.export
     def reorder_incremental_state(
@@ -92,11 +131,30 @@ class LinearMixing(nn.Module):
         """Let every hypothesis in the batch go on from the cache of the one it extends."""
         state = self.get_incremental_state(incremental_state, "mixing")
         if state is not None:
-            past = state["x"]
-            assert past is not None
-            state["x"] = past.index_select(1, new_order)
+            store, ancestors = state["store"], state["ancestors"]
+            assert store is not None and ancestors is not None
+            ancestors = ancestors.index_select(0, new_order)
+            if ancestors.size(0) > store.size(1):  # more hypotheses than `store` has room for: a wider one
+                store = store.flatten(0, 1)[ancestors.t()]  # t x B x d
+                ancestors = torch.arange(ancestors.numel(), device=store.device).view(store.shape[:2]).t()
+            state["store"], state["ancestors"] = store, ancestors
             self.set_incremental_state(incremental_state, "mixing", state)
         return incremental_state
+
+    def fold(self, pre: Aff, post: Aff) -> Tuple[nn.Module, nn.Module]:
+        """Do the work of the Affs around: post(A pre(x) + b) = A (s x) + b', b' of N x d. Returns what is left of them.
+
+        Channels and positions do not meet in A (s x), so that s = alpha_post alpha_pre can stand before it; beta_pre
+        reaches position t with the sum of row t of A, which padding would change: for causal mixing only.
+        """
+        assert self.causal
+        alpha = post.alpha.double()
+        rows = self.A.double().tril().sum(1, keepdim=True)  # N x 1
+        b = alpha * (rows * pre.beta.double() + self.b.double()[:, None]) + post.beta.double()
+        self.b = nn.Parameter(b.to(self.b.dtype))
+        scale = Aff(alpha.numel()).to(self.A)
+        scale.alpha = nn.Parameter((alpha * pre.alpha.double()).to(self.A.dtype))
+        return scale, nn.Identity()
 
     def upgrade_state_dict_named(self, state_dict: Dict[str, Tensor], name: str) -> None:
         """Fit a checkpoint trained with another N: cut it down, or fill up with harmless zeros."""
@@ -120,6 +178,10 @@ class NoMixing(nn.Module):
     def forward(self, x: Tensor, incremental_state: Optional[IncrementalState] = None) -> Tensor:
         return x * 0  # not zeros_like: distributed training wants a gradient for every parameter before it
 
+    def fold(self, pre: Aff, post: Aff) -> Tuple[nn.Module, nn.Module]:
+        """There is nothing to do their work."""
+        return pre, post
+
 
 TOKEN_MIXING = {"linear": LinearMixing, "none": NoMixing}
 
@@ -134,7 +196,8 @@ class FeedForward(nn.Module):
         self.activation_dropout = FairseqDropout(activation_dropout, module_name=self.__class__.__name__)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.C(self.activation_dropout(F.gelu(self.B(x))))
+        h = self.activation_dropout(F.gelu(linear(x, self.B.weight, self.B.bias)))
+        return linear(h, self.C.weight, self.C.bias)
 
 
 class ResMLPEncoderLayer(nn.Module):
@@ -157,14 +220,20 @@ class ResMLPEncoderLayer(nn.Module):
         x = x + self.dropout(self.mixing_post(self.mixing(self.mixing_pre(x) * keep)))
         return x + self.dropout(self.ffn_post(self.ffn(self.ffn_pre(x))))
 
+    def fold(self) -> None:
+        """Fold the Affs away, except around the mixing: what its beta adds depends on the padding."""
+        self.ffn_pre = self.ffn_pre.fold_into_next(self.ffn.B)
+        self.ffn_post = self.ffn_post.fold_into_previous(self.ffn.C)
+
 
 class ResMLPDecoderLayer(nn.Module):
     """Causal mixing of tokens, cross-attention to the encoder's output, mixing of channels (section 3.6).
 
     Padding needs no mask here: it stands on the right, where no earlier position can see it.
 
-    Shape: x is T x B x d, encoder_out S x B x d, encoder_padding_mask B x S; the result is T x B x d
-    and, if `need_attn`, the attention averaged over heads, B x T x S.
+    Shape: x is T x R x d, encoder_out S x B x d, encoder_padding_mask B x S, and rows (R, or None where R rows are
+    the B sentences) which sentence each row of x translates; the result is T x R x d and, if `need_attn`, the
+    attention averaged over heads, R x T x S.
     """
 
     def __init__(self, cfg):
@@ -173,7 +242,7 @@ class ResMLPDecoderLayer(nn.Module):
         self.mixing_pre, self.mixing_post = Aff(d), Aff(d, POST_ALPHA)
         self.mixing = TOKEN_MIXING[cfg.token_mixing](cfg.decoder_max_positions, causal=True)
         self.attention_pre, self.attention_post = Aff(d), Aff(d, POST_ALPHA)
-        self.attention = MultiheadAttention(
+        self.attention = CrossAttention(
             d,
             cfg.decoder_attention_heads,
             kdim=cfg.encoder_embed_dim,
@@ -190,21 +259,24 @@ class ResMLPDecoderLayer(nn.Module):
         x: Tensor,
         encoder_out: Tensor,
         encoder_padding_mask: Tensor,
+        rows: Optional[Tensor],
         incremental_state: Optional[IncrementalState],
         need_attn: bool,
     ) -> Tuple[Tensor, Optional[Tensor]]:
         x = x + self.dropout(self.mixing_post(self.mixing(self.mixing_pre(x), incremental_state)))
         h, attn = self.attention(
-            query=self.attention_pre(x),
-            key=encoder_out,
-            value=encoder_out,
-            key_padding_mask=encoder_padding_mask,
-            incremental_state=incremental_state,
-            static_kv=True,
-            need_weights=need_attn,
+            self.attention_pre(x), encoder_out, encoder_padding_mask, rows, incremental_state, need_attn
         )
         x = x + self.dropout(self.attention_post(h))
         return x + self.dropout(self.ffn_post(self.ffn(self.ffn_pre(x)))), attn
+
+    def fold(self) -> None:
+        """Fold the Affs away."""
+        self.mixing_pre, self.mixing_post = self.mixing.fold(self.mixing_pre, self.mixing_post)
+        self.attention_pre = self.attention_pre.fold_into_next(self.attention.q_proj)
+        self.attention_post = self.attention_post.fold_into_previous(self.attention.out_proj)
+        self.ffn_pre = self.ffn_pre.fold_into_next(self.ffn.B)
+        self.ffn_post = self.ffn_post.fold_into_previous(self.ffn.C)
 
 
 def roll_rows(x: Tensor, shift: Tensor) -> Tensor:
@@ -272,8 +344,9 @@ class ResMLPEncoder(FairseqEncoder):
             src_lengths (LongTensor): B, unused
 
         Returns:
-            dict of one-element lists: `encoder_out` S x B x d and `encoder_padding_mask` B x S (true at
-            padding), both padded on the right, and `left_padding` B.
+            dict of lists: `encoder_out` [S x B x d] and `encoder_padding_mask` [B x S] (true at padding), both
+            padded on the right, `left_padding` [B], and `rows` [], or after reordering [R]: which sentence each row
+            of the decoder translates, so that beam search need not copy the others.
 
         Raises:
             InputError: S > N
@@ -290,16 +363,25 @@ class ResMLPEncoder(FairseqEncoder):
             "encoder_out": [self.final(x)],
             "encoder_padding_mask": [padding_mask],
             "left_padding": [left_padding],
+            "rows": [],
         }
 
     @torch.jit.export
     def reorder_encoder_out(self, encoder_out: EncoderOut, new_order: Tensor) -> EncoderOut:
         """Select batch entries `new_order` (LongTensor) of what `forward` returned."""
+        rows = encoder_out["rows"]
         return {
-            "encoder_out": [encoder_out["encoder_out"][0].index_select(1, new_order)],
-            "encoder_padding_mask": [encoder_out["encoder_padding_mask"][0].index_select(0, new_order)],
-            "left_padding": [encoder_out["left_padding"][0].index_select(0, new_order)],
+            "encoder_out": encoder_out["encoder_out"],
+            "encoder_padding_mask": encoder_out["encoder_padding_mask"],
+            "left_padding": encoder_out["left_padding"],
+            "rows": [rows[0].index_select(0, new_order) if len(rows) > 0 else new_order],
         }
+
+    def make_generation_fast_(self, **kwargs) -> None:
+        """Called by fairseq-generate: fold the Affs of the feed-forward layers."""
+        for layer in self.layers:
+            if isinstance(layer.ffn_pre, Aff):  # not folded yet
+                layer.fold()
 
     def max_positions(self) -> int:
         """N: the longest source, in pieces, with its end-of-sentence mark."""
@@ -363,17 +445,23 @@ class ResMLPDecoder(FairseqIncrementalDecoder):
             prev_output_tokens = prev_output_tokens[:, -1:]
         x = self.dropout(self.embed_tokens(prev_output_tokens)).transpose(0, 1)  # T x B x d
         need_attn = self.need_attn and not self.training
+        rows: Optional[Tensor] = None
+        left_padding = encoder_out["left_padding"][0]
+        if len(encoder_out["rows"]) > 0:
+            rows = encoder_out["rows"][0]
+            left_padding = left_padding.index_select(0, rows)
         attn: Optional[Tensor] = None
         for i, layer in enumerate(self.layers):
             x, attn = layer(
                 x,
                 encoder_out["encoder_out"][0],
                 encoder_out["encoder_padding_mask"][0],
+                rows,
                 incremental_state,
                 need_attn and i == len(self.layers) - 1,
             )
         if attn is not None:
-            attn = roll_rows(attn, -encoder_out["left_padding"][0])
+            attn = roll_rows(attn, -left_padding)
         x = self.final(x).transpose(0, 1)  # B x T x d
         if not features_only:
             x = self.output_layer(x)
@@ -390,7 +478,7 @@ class ResMLPDecoder(FairseqIncrementalDecoder):
 
     def output_layer(self, features: Tensor) -> Tensor:
         """(..., d) features to (..., V) logits."""
-        return self.output_projection(features)
+        return linear(features, self.output_projection.weight, self.output_projection.bias)
 
     def max_positions(self) -> int:
         """N: the longest target, in pieces, with its end-of-sentence mark."""
@@ -401,5 +489,9 @@ class ResMLPDecoder(FairseqIncrementalDecoder):
         check_dictionary(self.dictionary_version, state_dict, name, "target")
 
     def make_generation_fast_(self, need_attn: bool = False, **kwargs) -> None:
-        """Called by fairseq-generate: leave the attention maps out where nobody asked for them."""
+        """Called by fairseq-generate: leave attention maps out where nobody asked for them, and fold every Aff."""
         self.need_attn = need_attn
+        if isinstance(self.final, Aff):  # not folded yet
+            self.final = self.final.fold_into_next(self.output_projection)
+            for layer in self.layers:
+                layer.fold()

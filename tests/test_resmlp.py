@@ -103,7 +103,7 @@ def test_decoder_layer_is_causal_mixing_cross_attention_and_ffn():
     p = numpy_of(layer)
     x, memory = torch.randn(6, 3, 16, dtype=torch.float64), torch.randn(7, 3, 16, dtype=torch.float64)
     padding = ~keep_mask(LENGTHS, 7).squeeze(-1).t()
-    got = layer(x, memory, padding, None, False)[0].detach().numpy()
+    got = layer(x, memory, padding, None, None, False)[0].detach().numpy()
     x = x.numpy()
     mixed = loop_mixing(loop_aff(x, p, "mixing_pre"), p["mixing.A"], p["mixing.b"], [6, 6, 6], causal=True)
     z = x + loop_aff(mixed, p, "mixing_post")
@@ -228,14 +228,18 @@ def generate(model, sources, left_pad_source=True, beam=4, model_class=SequenceG
     return dict(zip(sample["id"].tolist(), generator.generate([model], sample)))
 
 
-@pytest.mark.parametrize("token_mixing", ["linear", "none"])
-def test_translations_do_not_depend_on_batch_size_or_padding_side(token_mixing):
+# Without mixing, hypotheses with the same pairs of neighbours in another order have one score: no beam of several.
+MIXING_AND_BEAM = pytest.mark.parametrize("token_mixing, beam", [("linear", 4), ("none", 1)])
+
+
+@MIXING_AND_BEAM
+def test_translations_do_not_depend_on_batch_size_or_padding_side(token_mixing, beam):
     model = make_model(token_mixing=token_mixing)
     sources = make_sentences(9)
-    together = generate(model, sources)
-    right = generate(model, sources, left_pad_source=False)
+    together = generate(model, sources, beam=beam)
+    right = generate(model, sources, left_pad_source=False, beam=beam)
     for index, source in enumerate(sources):
-        alone = generate(model, [source])[0]
+        alone = generate(model, [source], beam=beam)[0]
         for got in (together[index], right[index]):
             assert [h["tokens"].tolist() for h in got] == [h["tokens"].tolist() for h in alone]
             for one, other in zip(got, alone):
@@ -274,6 +278,50 @@ def test_reordering_follows_beams_of_different_ancestors_and_a_shrinking_batch()
     step, _ = model.decoder(tokens, encoder_out, incremental_state=state)
     full, _ = model.decoder(tokens, encoder_out)
     torch.testing.assert_close(step[:, 0], full[:, -1], atol=1e-5, rtol=0)
+
+
+def test_any_new_order_is_followed_wider_ones_too():
+    model = make_model()
+    source = make_batch(make_sentences(2), make_sentences(2))["net_input"]["src_tokens"]
+    encoder_out, tokens, state = model.encoder(source), torch.randint(4, 44, (2, 5)), {}
+    for t in range(5):
+        model.decoder(tokens[:, : t + 1], encoder_out, incremental_state=state)
+    order = torch.tensor([0, 0, 0, 1, 1, 1])
+    model.decoder.reorder_incremental_state_scripting(state, order)
+    encoder_out, tokens = model.encoder.reorder_encoder_out(encoder_out, order), tokens[order]
+    for _ in range(4):
+        tokens = torch.cat([tokens, torch.randint(4, 44, (6, 1))], dim=1)
+        step, _ = model.decoder(tokens, encoder_out, incremental_state=state)
+        torch.testing.assert_close(step[:, 0], model.decoder(tokens, encoder_out)[0][:, -1], atol=1e-5, rtol=0)
+
+
+def test_hypotheses_that_do_not_stand_together_attend_each_to_its_own_sentence():
+    model = make_model()
+    source = make_batch(make_sentences(2), make_sentences(2))["net_input"]["src_tokens"]
+    encoder_out = model.encoder.reorder_encoder_out(model.encoder(source), torch.tensor([0, 1, 1, 0]))
+    tokens = torch.randint(4, 44, (4, 3))
+    full, extra = model.decoder(tokens, encoder_out)
+    state = {}
+    for t in range(3):
+        step, step_extra = model.decoder(tokens[:, : t + 1], encoder_out, incremental_state=state)
+        torch.testing.assert_close(step[:, 0], full[:, t], atol=1e-5, rtol=0)
+        torch.testing.assert_close(step_extra["attn"][0][:, 0], extra["attn"][0][:, t], atol=1e-5, rtol=0)
+
+
+@MIXING_AND_BEAM
+def test_folding_the_affs_away_for_translation_changes_nothing(token_mixing, beam):
+    plain, folded = make_model(token_mixing=token_mixing), make_model(token_mixing=token_mixing)
+    for _ in range(2):  # fairseq may ask twice
+        folded.make_generation_fast_(need_attn=True)
+    left = [name for name, module in folded.named_modules() if isinstance(module, Aff)]
+    assert [name for name in left if "mixing" not in name and name != "encoder.final"] == []
+    sample = make_batch(make_sentences(5), make_sentences(5, seed=1))
+    torch.testing.assert_close(folded(**sample["net_input"])[0], plain(**sample["net_input"])[0], atol=1e-5, rtol=0)
+    got, expected = (generate(model, make_sentences(5), beam=beam) for model in (folded, plain))
+    for index in got:
+        for hypothesis, other in zip(got[index], expected[index]):
+            torch.testing.assert_close(hypothesis["score"], other["score"], atol=1e-5, rtol=0)
+            torch.testing.assert_close(hypothesis["attention"], other["attention"], atol=1e-5, rtol=0)
 
 
 def test_beam_search_scores_equal_teacher_forcing():
@@ -384,15 +432,15 @@ def test_attention_stands_over_the_source_tokens_as_they_were_given(left_pad_sou
 # TorchScript.
 
 
-@pytest.mark.parametrize("token_mixing", ["linear", "none"])
-def test_torchscript_model_and_generator_give_the_same(token_mixing):
+@MIXING_AND_BEAM
+def test_torchscript_model_and_generator_give_the_same(token_mixing, beam):
     model = make_model(token_mixing=token_mixing)
     sample = make_batch(make_sentences(5), make_sentences(5, seed=1))
     net_input = sample["net_input"]
     scripted = torch.jit.script(model)
     torch.testing.assert_close(scripted(**net_input)[0], model(**net_input)[0])
 
-    generator = SequenceGenerator([model], make_task().target_dictionary, beam_size=3, max_len_b=10)
+    generator = SequenceGenerator([model], make_task().target_dictionary, beam_size=beam, max_len_b=10)
     got = torch.jit.script(generator).forward({"net_input": net_input})
     for one, other in zip(got, generator.forward({"net_input": net_input})):
         assert [h["tokens"].tolist() for h in one] == [h["tokens"].tolist() for h in other]
