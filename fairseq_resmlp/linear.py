@@ -46,9 +46,8 @@ class OneDNNLinear(torch.autograd.Function):
 
 def linear(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
     """x weight^T + bias, as `torch.nn.functional.linear`. Shape: (..., i), (o, i) and (o) to (..., o)."""
-    if torch.jit.is_scripting():
-        return F.linear(x, weight, bias)
-    else:
-        if not pays(x):
-            return F.linear(x, weight, bias)
-        return OneDNNLinear.apply(x, weight, bias) if torch.is_grad_enabled() else product(x, weight, bias)
+    if not torch.jit.is_scripting():  # TorchScript leaves this branch out
+        grad = torch.is_grad_enabled()
+        if pays(x):
+            return OneDNNLinear.apply(x, weight, bias) if grad else product(x, weight, bias)
+    return F.linear(x, weight, bias)
