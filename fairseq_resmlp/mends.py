@@ -25,7 +25,7 @@ from fairseq import checkpoint_utils, options, tasks, utils
 from fairseq.data import data_utils
 from fairseq.dataclass import FairseqDataclass
 from fairseq.file_io import PathManager
-from fairseq.optim import OPTIMIZER_DATACLASS_REGISTRY, OPTIMIZER_REGISTRY, AMPOptimizer
+from fairseq.optim import OPTIMIZER_DATACLASS_REGISTRY, OPTIMIZER_REGISTRY, AMPOptimizer, MemoryEfficientFP16Optimizer
 from fairseq.search import DiverseBeamSearch
 from fairseq.sequence_generator import SequenceGenerator
 from fairseq.tasks import FairseqTask
@@ -59,6 +59,8 @@ def apply() -> None:
     replace_unknown_words()
     let_hydra_use_adagrad()
     show_model_options_in_help()
+    take_bf16_without_a_tpu()
+    name_the_remedy_for_memory_efficiency()
     accept_a_second_copy()
     print_input_errors_in_one_line()
     silence_warnings()
@@ -421,6 +423,45 @@ def show_model_options_in_help() -> None:
         return original(parser, input_args, parse_known, suppress_defaults, modify_parser)
 
     options.parse_args_and_arch = parse_args_and_arch
+
+
+def take_bf16_without_a_tpu() -> None:
+    """Let --bf16 and --memory-efficient-bf16 work on CPUs and GPUs (fairseq issue 4696).
+
+    On the command line, not in fairseq-hydra-train, they imply --tpu, and the training ends for want of torch_xla.
+    A TPU now has to be asked for by --tpu.
+    """
+    original = options.parse_args_and_arch
+
+    @functools.wraps(original)
+    def parse_args_and_arch(parser, input_args=None, parse_known=False, suppress_defaults=False, modify_parser=None):
+        parsed = original(parser, input_args, parse_known, suppress_defaults, modify_parser)
+        args = parsed[0] if parse_known and not suppress_defaults else parsed
+        if getattr(args, "tpu", False):
+            args.tpu = "--tpu" in (sys.argv[1:] if input_args is None else input_args)
+        return parsed
+
+    options.parse_args_and_arch = parse_args_and_arch
+
+
+def name_the_remedy_for_memory_efficiency() -> None:
+    """Say in one line what to do where --memory-efficient-bf16 (or -fp16) meets an optimizer that needs float32.
+
+    Adagrad is one: its sums of squares would be in half precision, where they soon stop growing.
+    """
+    original = MemoryEfficientFP16Optimizer.__init__
+
+    @functools.wraps(original)
+    def __init__(self, cfg, params, optimizer, allow_unsupported=False, **kwargs):
+        if not allow_unsupported and not optimizer.supports_memory_efficient_fp16:
+            bits = "bf16" if cfg.common.bf16 else "fp16"
+            raise InputError(
+                f"--memory-efficient-{bits} does not go with {type(optimizer).__name__}: take --{bits} or another "
+                "--optimizer, such as adam"
+            )
+        original(self, cfg, params, optimizer, allow_unsupported, **kwargs)
+
+    MemoryEfficientFP16Optimizer.__init__ = __init__
 
 
 def accept_a_second_copy() -> None:

@@ -156,13 +156,20 @@ class ResMLPModel(FairseqEncoderDecoderModel):
         )
 
     # Like the base class's forward, without **kwargs, which TorchScript does not take.
-    def forward(self, src_tokens: Tensor, src_lengths: Optional[Tensor], prev_output_tokens: Tensor):
+    def forward(
+        self,
+        src_tokens: Tensor,
+        src_lengths: Optional[Tensor],
+        prev_output_tokens: Tensor,
+        features_only: bool = False,
+    ):
         """Logits of every target position given the earlier ones (teacher forcing).
 
         Args:
             src_tokens (LongTensor): B x S, padded on either side
             src_lengths (LongTensor): B
             prev_output_tokens (LongTensor): B x T, the target shifted right, padded on the right
+            features_only (bool): stop before the output layer
 
         Returns:
             (B x T x V logits, dict with the attention), as `ResMLPDecoder.forward`
@@ -170,7 +177,8 @@ class ResMLPModel(FairseqEncoderDecoderModel):
         Raises:
             InputError: S or T is larger than N
         """
-        return self.decoder(prev_output_tokens, self.encoder(src_tokens, src_lengths))
+        encoder_out = self.encoder(src_tokens, src_lengths)
+        return self.decoder(prev_output_tokens, encoder_out, features_only=features_only)
 
     def upgrade_state_dict_named(self, state_dict: Dict[str, Tensor], name: str) -> None:
         """Say so where a checkpoint has another N; `LinearMixing` then fits its matrices."""

@@ -164,6 +164,6 @@ def test_interactive_writes_utf_8_whatever_the_terminal_is(plain):
 def test_numbers_that_overflow_are_an_error_and_not_a_translation(dtype):
     hub = ResMLPModel.from_pretrained(STORED)
     with torch.no_grad():
-        hub.models[0].decoder.layers[0].ffn_post.alpha.fill_(torch.finfo(dtype).max)
+        hub.models[0].encoder.layers[0].mixing_post.alpha.fill_(torch.finfo(dtype).max)
     with pytest.raises(InputError, match="no translation with a finite score"):
         hub.to(dtype).translate([PLAIN], **SHORT)

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 import torch
-from conftest import PLUGIN, ROOT, make_dictionary, make_model, make_sentences, make_task, run
+from conftest import PLUGIN, ROOT, make_dictionary, make_model, make_sentences, make_task, run, train_options
 from fairseq import optim, options, tasks, utils
 from fairseq.data import LanguagePairDataset, data_utils
 from fairseq.file_io import PathManager
@@ -183,3 +183,32 @@ def test_training_and_generation_warn_about_nothing(trained):
         *("--path", trained / "checkpoints" / "checkpoint_best.pt"),
     )
     assert "Warning" not in done.stderr + done.stdout
+
+
+def test_bf16_needs_no_tpu_and_one_is_taken_only_where_it_is_asked_for():
+    for arguments, tpu in ((["--bf16"], False), (["--memory-efficient-bf16"], False), (["--bf16", "--tpu"], True)):
+        parser = options.get_training_parser()
+        args = options.parse_args_and_arch(parser, ["data", "--arch", "resmlp_tiny", *arguments])
+        assert args.bf16 and args.tpu is tpu
+
+
+def test_bf16_trains_on_a_cpu_resumes_and_its_checkpoint_translates(toy, tmp_path):
+    command = ["fairseq-train", *train_options(toy / "data-bin", tmp_path), "--bf16"]
+    run(*command, "--max-epoch", "1")
+    again = run(*command, "--max-epoch", "2")
+    assert "Loaded checkpoint" in again.stdout + again.stderr
+    weight = torch.load(tmp_path / "checkpoint_last.pt")["model"]["decoder.layers.0.ffn.B.weight"]
+    assert torch.equal(weight, weight.bfloat16().float())
+    done = run(
+        *("fairseq-generate", toy / "data-bin", "--user-dir", PLUGIN, "--cpu"),
+        *("--path", tmp_path / "checkpoint_last.pt"),
+    )
+    assert "Translated 21 sentences" in done.stdout + done.stderr
+
+
+def test_memory_efficient_bf16_trains_with_adam_and_names_the_remedy_with_adagrad(toy, tmp_path):
+    command = ["fairseq-train", *train_options(toy / "data-bin", tmp_path), "--max-update", "2"]
+    refused = run(*command, "--memory-efficient-bf16", check=False)
+    assert refused.returncode == 1
+    assert "error: --memory-efficient-bf16 does not go with Adagrad: take --bf16 or another" in refused.stderr
+    run(*command, "--memory-efficient-bf16", "--optimizer", "adam", "--lr", "0.001")
