@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 INSTALL := $(BIN)/pip install --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test test-slow test-matrix reliability lint results clean
+.PHONY: help demo test test-slow test-matrix reliability bench lint results clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -30,6 +30,10 @@ reliability: $(VENV)/installed-test ## measure the figures of docs/reliability.m
 	$(BIN)/python -m pytest -m "slow or not slow" --promises docs/measured/reliability.json --fuzz-lines 10000 \
 		--soak-seconds 600 $(if $(MODEL),--model $(MODEL)) $(addprefix tests/test_,$(addsuffix .py,\
 		checkpoints divergence faults lines load model numbers))
+	$(MAKE) results
+
+bench: $(VENV)/installed-bench ## measure speed against fairseq's Transformer and CTranslate2
+	$(BIN)/fairseq-resmlp bench --out docs/measured/speed.json
 	$(MAKE) results
 
 lint: $(VENV)/installed-test ## check the code with ruff
@@ -57,4 +61,8 @@ $(VENV)/installed-reproduce: $(VENV)/installed
 
 $(VENV)/installed-test: $(VENV)/installed
 	$(INSTALL) --no-build-isolation -e '.[test]'
+	@touch $@
+
+$(VENV)/installed-bench: $(VENV)/installed
+	$(INSTALL) --no-build-isolation -e '.[bench]'
 	@touch $@

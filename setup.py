@@ -28,6 +28,7 @@ setup(
         "sentencepiece>=0.2.0",
     ],
     extras_require={
+        "bench": ["ctranslate2>=4"],  # what fairseq-resmlp bench compares with
         "reproduce": ["sacremoses>=0.1", "tensorboardX>=2.6"],  # what scripts/ needs beyond fairseq
         "test": ["fairseq-resmlp[reproduce]", "hypothesis>=6", "pytest>=7", "pytest-xdist", "ruff"],
     },

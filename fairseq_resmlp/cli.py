@@ -1,17 +1,16 @@
 """The command `fairseq-resmlp`: only what fairseq has no command for."""
 
+import itertools
 import json
 import os
 import resource
-from contextlib import ExitStack
-from typing import List, Optional, Sequence, Tuple
+import sys
+from contextlib import ExitStack, contextmanager
+from typing import Callable, Iterator, List, Optional, Sequence, Tuple
 
 import click
 
-from .average import average_checkpoints
-from .checkpoint import write as write_checkpoint
 from .collection import collect as collect_texts
-from .download import download as fetch
 from .errors import InputError
 from .files import written_whole
 
@@ -24,6 +23,12 @@ class OneLineErrors(click.Group):
             return super().invoke(context)
         except (InputError, OSError) as error:
             raise click.ClickException(str(error)) from error
+        except ModuleNotFoundError as error:
+            if error.name and error.name.startswith(__package__):
+                raise
+            raise click.ClickException(
+                f"this command needs {error.name}, which is not installed: install fairseq-resmlp with its dependencies"
+            ) from error
 
 
 @click.group(cls=OneLineErrors)
@@ -31,7 +36,8 @@ class OneLineErrors(click.Group):
 def main() -> None:
     """Sequence-to-sequence ResMLP: what fairseq has no command for.
 
-    Training and translation are fairseq's own commands with --user-dir fairseq_resmlp.
+    Training is fairseq's own command with --user-dir fairseq_resmlp, and so is translation by fairseq-generate; export
+    and translate are the fast way, which needs no fairseq.
     """
 
 
@@ -54,6 +60,8 @@ def download(files: Tuple[str, ...], to: str, mirror: Optional[str]) -> None:
 
     CHECKSUM is sha256:... or md5:..., or - where none is known. What an interruption left is continued.
     """
+    from .download import download as fetch
+
     for url, checksum in in_groups(files, 2, "URL CHECKSUM"):
         name = os.path.basename(url)
         address = f"{mirror.rstrip('/')}/{name}" if mirror else url
@@ -151,6 +159,9 @@ def cpu_seconds() -> float:
 @click.option("--output", required=True, type=click.Path(dir_okay=False), help="Checkpoint to write.")
 def average(checkpoints: Tuple[str, ...], output: str) -> None:
     """Average the parameters of CHECKPOINTS of one training, such as those of its last epochs."""
+    from .average import average_checkpoints
+    from .checkpoint import write as write_checkpoint
+
     write_checkpoint(average_checkpoints(checkpoints), output)
     click.echo(f"{output}: the mean of {len(checkpoints)} checkpoints")
 
@@ -191,3 +202,159 @@ def score_text(hypotheses, reference, target_lang, against, json_file, checkpoin
         with written_whole(json_file) as partial, open(partial, "w", encoding="utf-8") as out:
             out.write(score.to_json(report))
     click.echo(score.table(scores, comparisons, against))
+
+
+@main.command("bench")
+@click.option("--out", type=click.Path(dir_okay=False), help="JSON file for all that was measured.")
+@click.option("--only", help="Parts, joined by commas: train,generate,fast,memory,growth,loading,profile.")
+@click.option("--pairs", default=5, type=click.IntRange(min=1), show_default=True, help="Timings of either side.")
+@click.option("--threads", type=click.IntRange(min=1), help="Cores for either side (default: those available).")
+@click.option("--device", default="cpu", type=click.Choice(["cpu", "cuda"]), show_default=True, help="Where it runs.")
+@click.option("--data", default="runs/multi30k.en-de/data-bin", show_default=True, help="For loading: fairseq's data.")
+@click.option("--without-ctranslate2", is_flag=True, help="Leave out the rows against CTranslate2.")
+@click.option("--d", default=512, show_default=True, help="Channels of both models.")
+@click.option("--hidden", default=2048, show_default=True, help="Hidden size of their feed-forward layers.")
+@click.option("--layers", default=6, show_default=True, help="Layers of encoder and decoder.")
+@click.option("--heads", default=8, show_default=True, help="Heads of attention.")
+@click.option("--vocabulary", default=32_000, show_default=True, help="Entries of their one dictionary.")
+def bench(out, only, threads, without_ctranslate2, **settings) -> None:
+    """Measure speed and memory against fairseq's Transformer of the same dimensions, and against CTranslate2.
+
+    Both sides of a row are timed in turn, A B A B; its figure is the median of the ratios of these pairs. All of it
+    takes some twenty minutes on two cores. Nothing is read but --data, and the models have random weights.
+    """
+    from . import bench
+
+    threads = threads or len(os.sched_getaffinity(0))
+    parts = only.split(",") if only else [*bench.PARTS, "profile"]
+    found = bench.measure(bench.Settings(threads=threads, **settings), parts, without_ctranslate2)
+    if out:
+        with written_whole(out) as partial, open(partial, "w", encoding="utf-8") as file:
+            json.dump(found, file, indent=1)
+            file.write("\n")
+    click.echo(bench.table(found))
+
+
+@main.command("export")
+@click.argument("model", type=click.Path(exists=True))
+@click.argument("out", type=click.Path())
+@click.option("--data", type=click.Path(exists=True, file_okay=False), help="Folder of dict.*.txt (default: MODEL's).")
+@click.option("--spm", type=existing, help="SentencePiece model (default: sentencepiece.bpe.model beside MODEL).")
+@click.option(
+    "--dtype",
+    default="int8",
+    type=click.Choice(["int8", "float32", "float16"]),
+    show_default=True,
+    help="Of the matrices: int8 is the smallest and on a CPU the fastest, float32 translates exactly as "
+    "fairseq-generate does, float16 is for a GPU.",
+)
+@click.option("--shortlist", type=existing, help="Target pieces by source piece, a vocabulary map of CTranslate2.")
+def export(model, out, data, spm, dtype, shortlist) -> None:
+    """Make the folder OUT, with which fairseq-resmlp translate translates, from a trained model.
+
+    MODEL is a checkpoint such as checkpoints/checkpoint_best.pt, or a folder with model.pt. OUT needs no fairseq.
+    """
+    from .export import export as export_model
+
+    languages = export_model(model, out, data, spm, dtype, shortlist)
+    size = sum(entry.stat().st_size for entry in os.scandir(out))
+    click.echo(f"{out}: {'-'.join(languages)}, {dtype}, {size / 1e6:,.1f} MB")
+
+
+@main.command("shortlist")
+@click.argument("source", type=existing)
+@click.argument("target", type=existing)
+@click.option("--output", required=True, type=click.Path(dir_okay=False), help="File for fairseq-resmlp export.")
+@click.option("--always", default=200, type=click.IntRange(min=0), show_default=True, help="Frequent target pieces.")
+@click.option("--each", default=50, type=click.IntRange(min=1), show_default=True, help="Those of a source piece.")
+@click.option(
+    "--max-lines",
+    default=200_000,
+    type=click.IntRange(min=1),
+    show_default=True,
+    help="Of more lines, take evenly spaced ones: memory grows with this number.",
+)
+def shortlist(source, target, output, always, each, max_lines) -> None:
+    """Learn which target pieces a source piece may become, so that translation looks at these alone.
+
+    SOURCE and TARGET are the training text in pieces, as spm-encode writes it, line by line.
+    """
+    from .shortlist import learn
+
+    with open(source, encoding="utf-8", newline="\n") as left, open(target, encoding="utf-8", newline="\n") as right:
+        lengths = [sum(1 for _ in file) for file in (left, right)]
+        if lengths[0] != lengths[1]:
+            raise InputError(f"{source} has {lengths[0]:,} lines, {target} {lengths[1]:,}: they are not one text")
+        left.seek(0)
+        right.seek(0)
+        pairs = list(itertools.islice(zip(left, right), 0, None, max(1, -(-lengths[0] // max_lines))))
+    with written_whole(output) as partial, open(partial, "w", encoding="utf-8", newline="\n") as out:
+        for piece, allowed in learn(pairs, always, each):
+            out.write(f"{piece}\t{' '.join(allowed)}\n")
+    click.echo(f"{output}: from {len(pairs):,} pairs of lines")
+
+
+@main.command("translate")
+@click.argument("model", type=click.Path(exists=True, file_okay=False))
+@click.option(
+    "--input", "source", default="-", type=click.Path(exists=True, dir_okay=False, allow_dash=True), help="Text, UTF-8."
+)
+@click.option("--output", default="-", type=click.Path(dir_okay=False, allow_dash=True), help="File, written whole.")
+@click.option("--beam", default=4, type=click.IntRange(min=1), show_default=True, help="Hypotheses kept: 1 is greedy.")
+@click.option("--lenpen", default=1.0, show_default=True, help="Above 1 favours longer translations.")
+@click.option("--max-len-a", default=0.0, show_default=True, help="No translation is longer than A x + B pieces, ...")
+@click.option("--max-len-b", default=200, show_default=True, help="... where x is the longest source of its batch.")
+@click.option("--batch-size", default=64, type=click.IntRange(min=1), show_default=True, help="Sentences at a time.")
+@click.option("--max-tokens", default=4096, type=click.IntRange(min=1), show_default=True, help="Their source pieces.")
+@click.option("--threads", type=click.IntRange(min=1), help="Cores to use (default: all available).")
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, ...")
+@click.option(
+    "--dtype",
+    type=click.Choice(["int8", "float32", "float16"]),
+    help="Of the matrices (default: as exported; float16 on a GPU).",
+)
+def translate(model, source, output, threads, device, dtype, batch_size, max_tokens, **options) -> None:
+    """Translate text with MODEL, a folder that fairseq-resmlp export made: one line for each line, in order.
+
+    From --input, or the standard input, to --output, or the standard output. Empty lines stay empty. Lines are read
+    and written some thousands at a time, for those of a length are translated together.
+    """
+    import torch
+
+    from .search import Options
+    from .text import read
+    from .translate import WINDOW, Translator
+
+    torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch without CUDA raises the latter
+        raise InputError(f"--device {device} is not here: {str(error).splitlines()[0]}") from error
+    translator = Translator.load(
+        model, dtype=dtype, device=device, options=Options(**options), batch_size=batch_size, max_tokens=max_tokens
+    )
+    lines = None
+    if source != "-":
+        with open(source, "rb") as file:
+            lines = sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
+    with ExitStack() as stack:
+        done = stack.enter_context(progress_bar(lines))
+        if output == "-":
+            out = stack.enter_context(open(1, "w", encoding="utf-8", newline="\n", closefd=False))
+        else:
+            partial = stack.enter_context(written_whole(output))
+            out = stack.enter_context(open(partial, "w", encoding="utf-8", newline="\n"))
+        for number, line in enumerate(translator.stream(read(source, WINDOW), done), 1):
+            out.write(f"{line}\n")
+            if number % WINDOW == 0:
+                out.flush()
+
+
+@contextmanager
+def progress_bar(length: Optional[int]) -> Iterator[Callable[[int], None]]:
+    """Give a function that adds to a progress bar on a terminal, and does nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield lambda count: None
+        return
+    with click.progressbar(iter(()), length=length, label="lines", show_pos=True, file=sys.stderr) as bar:
+        yield bar.update

@@ -2,12 +2,12 @@
 
 import functools
 import logging
-import sys
-from typing import Iterator, List
 
 from fairseq.hub_utils import GeneratorHubInterface
 from fairseq.tasks import FairseqTask
 from omegaconf import open_dict
+
+from .text import read  # noqa: F401  which needs no fairseq
 
 logger = logging.getLogger(__name__)
 
@@ -70,25 +70,3 @@ def cut_long_lines(task: FairseqTask, N: int) -> None:
         return original(lines, [len(line) for line in lines], **kwargs)
 
     task.build_dataset_for_inference = build_dataset_for_inference
-
-
-def read(path: str, buffer_size: int) -> Iterator[List[str]]:
-    """Lines of a file, or of the standard input if `path` is "-", in lists of `buffer_size`.
-
-    Only a line feed ends a line: fairseq takes a carriage return in the middle of one for an end, too, and ends with
-    a traceback where the text is not UTF-8. Such bytes are read as the replacement character, with a warning.
-    """
-    with open(sys.stdin.fileno() if path == "-" else path, "rb", closefd=path != "-") as file:
-        lines: List[str] = []
-        for number, line in enumerate(file, 1):
-            try:
-                text = line.decode("utf-8")
-            except UnicodeDecodeError as error:
-                logger.warning(f"line {number} is not UTF-8 ({error.reason} at byte {error.start}): replaced by \ufffd")
-                text = line.decode("utf-8", "replace")
-            lines.append(text.strip())
-            if len(lines) == buffer_size:
-                yield lines
-                lines = []
-        if lines:
-            yield lines

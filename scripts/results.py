@@ -8,18 +8,32 @@ A block between two comments of a Markdown file is made anew from the files that
     <!-- preparation FILE... -->   table of measure_preparation.py
     <!-- perplexity FILE... -->    table of validation perplexities by epoch
     <!-- promises FILE TEST... --> table of what tests have shown (pytest --promises), of those of these files
+    <!-- speed FILE -->            table of fairseq-resmlp bench
+    <!-- breakdown FILE -->        table of where the time goes, of fairseq-resmlp bench
+    <!-- measured FILE -->         table of one part of measure_alternatives.py
     <!-- text FILE -->             the file itself
     <!-- end -->
 """
 
 import argparse
+import importlib.util
 import json
 import re
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-BLOCK = re.compile(r"(<!-- (scores|preparation|perplexity|promises|text) ([^\n]+) -->\n).*?(<!-- end -->)", re.S)
+
+
+def load(name: str):
+    """A module of the plugin that needs nothing of it: importing the plugin would need fairseq."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "fairseq_resmlp" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+speed_table = load("speed_table")
 SCORES = ("sacreBLEU", "chrF2", "tokenized BLEU", "compound-split tokenized BLEU")
 FRENCH_ENGLISH = 36_000_000  # pairs of WMT14 English-French, before cleaning
 
@@ -46,8 +60,7 @@ def fill(block) -> str:
     files = [path for name in names.split() for path in sorted(ROOT.glob(name))]
     if not files:
         raise SystemExit(f"error: there is no {names}")
-    make = {"scores": scores, "preparation": preparation, "perplexity": perplexity, "promises": promises, "text": text}
-    return begin + make[kind](files) + end
+    return begin + MAKE[kind](files) + end
 
 
 def table(head, rows) -> str:
@@ -125,8 +138,38 @@ def promises(files) -> str:
     return table(["promise", "shown", "test"], rows)
 
 
+def measured(files) -> str:
+    rows = json.loads(files[0].read_text(encoding="utf-8"))
+    return table(list(rows[0]), [[str(cell) for cell in row.values()] for row in rows])
+
+
 def text(files) -> str:
     return "```\n" + files[0].read_text(encoding="utf-8").rstrip("\n") + "\n```\n"
+
+
+def speed(files) -> str:
+    found = json.loads(files[0].read_text(encoding="utf-8"))
+    notes = "".join(f"\n{note}.\n" for note in found["notes"])
+    head, *rows = speed_table.speed(found)
+    return table(head, rows) + notes + "\n" + speed_table.about(found) + "\n"
+
+
+def breakdown(files) -> str:
+    head, *rows = speed_table.breakdown(json.loads(files[0].read_text(encoding="utf-8")))
+    return table(head, rows)
+
+
+MAKE = {
+    "scores": scores,
+    "preparation": preparation,
+    "perplexity": perplexity,
+    "promises": promises,
+    "speed": speed,
+    "breakdown": breakdown,
+    "measured": measured,
+    "text": text,
+}
+BLOCK = re.compile(rf"(<!-- ({'|'.join(MAKE)}) ([^\n]+) -->\n).*?(<!-- end -->)", re.S)
 
 
 if __name__ == "__main__":

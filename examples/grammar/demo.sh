@@ -26,7 +26,7 @@ train_and_translate() {
     shift
     run fairseq-train "$out/data-bin" --user-dir fairseq_resmlp --arch resmlp_tiny --share-all-embeddings "$@" \
         --optimizer adagrad --lr 0.1 --lr-scheduler fixed --warmup-updates 300 --clip-norm 1.0 \
-        --criterion label_smoothed_cross_entropy --label-smoothing 0.1 \
+        --criterion fused_label_smoothed_cross_entropy --label-smoothing 0.1 \
         --max-tokens 1000 --max-epoch 3 --no-epoch-checkpoints --seed 1 --cpu \
         --save-dir "$out/$name" --log-interval 100
     run fairseq-generate "$out/data-bin" --user-dir fairseq_resmlp --path "$out/$name/checkpoint_best.pt" \

@@ -1,0 +1,57 @@
+"""From a trained model, which fairseq loads, to an exported one, which does without it."""
+
+import functools
+import os
+from typing import List, Optional
+
+from fairseq import hub_utils
+
+from . import checkpoint, folder
+from .errors import InputError
+from .fast import fold
+from .model import _check_options
+
+
+def export(
+    model: str,
+    out: str,
+    data: Optional[str] = None,
+    pieces: Optional[str] = None,
+    dtype: str = "int8",
+    shortlist: Optional[str] = None,
+) -> List[str]:
+    """Write the folder `out` (see `folder`) of a trained model.
+
+    Args:
+        model: a checkpoint, or a folder with model.pt
+        data: folder of the dictionaries, by default that of the checkpoint
+        pieces: SentencePiece model, by default sentencepiece.bpe.model beside the checkpoint
+        dtype: how to store the matrices, see `folder.write`
+        shortlist: see `shortlist`
+
+    Returns:
+        source and target language
+
+    Raises:
+        InputError: a file is missing, not to be trusted, or of another model; `out` is there already
+    """
+    home, file = (model, "model.pt") if os.path.isdir(model) else os.path.split(model)
+    home = home or "."
+    data = os.path.abspath(data or home)
+    pieces = pieces or os.path.join(home, folder.PIECES)
+    for path, option in ((os.path.join(home, file), "MODEL"), (pieces, "--spm")):
+        if not os.path.isfile(path):
+            raise InputError(f"there is no {path}: name it as {option}")
+    # Not by ResMLPModel.from_pretrained, which prepares the model for translation.
+    before = checkpoint.also_check.set(functools.partial(_check_options, {"bpe": "sentencepiece"}))
+    try:
+        loaded = hub_utils.from_pretrained(home, file, data)
+    finally:
+        checkpoint.also_check.reset(before)
+    languages = [loaded["task"].cfg.source_lang, loaded["task"].cfg.target_lang]
+    dictionaries = {
+        name: os.path.join(data, f"dict.{language}.txt")
+        for name, language in zip((folder.SOURCE, folder.TARGET), languages)
+    }
+    folder.write(out, *fold(loaded["models"][0]), dtype, languages, dictionaries, pieces, shortlist)
+    return languages
