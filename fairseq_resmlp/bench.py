@@ -38,7 +38,7 @@ LENGTH = 30  # tokens of sources and hypotheses, with their end-of-sentence mark
 GROWTH_SHAPES = ((64, 32), (8, 256))
 MEMORY_STEPS = 3
 OWN_PRODUCTS = ", by torch's own products on both sides"
-LOADING_INTERVALS, LOADING_INTERVAL, LOADING_PAIRS = 6, 10, 3  # of the log; the first one is for warming up
+LOADING_INTERVALS, LOADING_INTERVAL = 6, 10  # of the log; the first one is for warming up
 MINUTES = {"train": 4, "generate": 3, "fast": 3, "memory": 1, "growth": 3, "loading": 2, "profile": 3}  # on two cores
 
 
@@ -262,7 +262,7 @@ def measure_loading(settings: Settings, notes: List[str]) -> List[Row]:
     if len(batches) <= LOADING_INTERVAL:
         raise InputError(f"{settings.data} has no more than {len(batches)} batches, too few to measure anything")
     rates: Dict[str, List[float]] = {"fairseq-train": [], "bare steps": []}
-    for _ in range(LOADING_PAIRS):
+    for _ in range(settings.pairs):
         rates["fairseq-train"].append(logged_rate(words, settings))
         for position, sample in enumerate(batches):
             if position == LOADING_INTERVAL:  # as in the log, the first interval is for warming up
@@ -428,6 +428,15 @@ def measure(settings: Settings, parts: Sequence[str], without_ctranslate2: bool 
         "settings": {**settings.__dict__, "optimizer": "adam, of fairseq"},
         **surroundings(settings),
     }
+
+
+def renew(earlier: Dict[str, Any], found: Dict[str, Any], parts: Sequence[str]) -> Dict[str, Any]:
+    """What was found earlier, with the named parts measured anew, in the order of a run of all."""
+    rows = [row for row in earlier["rows"] if row["part"] not in parts] + found["rows"]
+    order = list(PARTS)
+    rows.sort(key=lambda row: order.index(row["part"]))
+    breakdown = found["breakdown"] if "profile" in parts else earlier["breakdown"]
+    return {**found, "rows": rows, "breakdown": breakdown}
 
 
 def tell(what: str, indent: int = 2) -> None:

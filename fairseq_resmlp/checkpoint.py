@@ -1,10 +1,6 @@
 """Checkpoint files: read only when they are whole and harmless, written whole or not at all."""
 
-import os
 import pickle
-import re
-import threading
-import zipfile
 from argparse import Namespace
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -14,6 +10,7 @@ import numpy as np
 import torch
 from omegaconf import OmegaConf
 
+from .archive import reason, safe_to_load
 from .errors import InputError
 from .files import written_whole
 
@@ -54,28 +51,6 @@ def replaced(path: str) -> Iterator[str]:
         raise InputError(f"cannot write {path}, which is as it was before: {reason(error)}") from error
 
 
-@contextmanager
-def safe_to_load(path: str) -> Iterator[None]:
-    """Check the file at `path`; inside, whatever torch.load is called, it is weights-only and its errors name the file.
-
-    torch does not compare what it reads with the checksums (CRC-32, one a record) that it has written. Here they
-    are compared, those of weights, optimizer's state and options alike, so no single flipped bit gets past.
-
-    Raises:
-        InputError: the file is damaged or holds more than plain data
-    """
-    try:
-        _check_archive(path)
-        with weights_only():
-            yield
-    except InputError:
-        raise
-    except pickle.UnpicklingError as error:
-        raise InputError(f"{path} is refused, since it is more than plain data: {reason(error)}") from error
-    except Exception as error:  # what torch, pickle and fairseq raise about a strange file has no common class
-        raise InputError(f"{path} is not a fairseq checkpoint: {reason(error)}") from error
-
-
 def check(state: Any, path: str) -> None:
     """Raise InputError if what was loaded from `path` is no fairseq checkpoint or has a weight that is no number."""
     parameters = state.get("model") if isinstance(state, dict) else None
@@ -105,55 +80,6 @@ def _texts(values: List[Any]) -> Iterator[str]:
             seen.add(id(value))
             inside = vars(value) if isinstance(value, Namespace) else value
             values += [*inside, *inside.values()] if isinstance(inside, dict) else inside
-
-
-def _check_archive(path: str) -> None:
-    with open(path, "rb") as file:
-        start = file.read(4)
-        if not start:
-            raise InputError(f"{path} is empty")
-        if start != b"PK\3\4":
-            raise InputError(f"{path} is not a checkpoint, or is one without checksums: save it again by torch >= 1.6")
-        try:
-            archive = zipfile.ZipFile(file)
-            records = archive.infolist()
-            compressed = any(record.compress_type != zipfile.ZIP_STORED for record in records)
-            damaged = None if compressed else archive.testzip()
-        except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, RuntimeError, ValueError) as error:
-            raise InputError(f"{path} is cut off or damaged: {reason(error)}") from error
-    if compressed:  # it can unpack to any size
-        raise InputError(f"{path} is refused: it is a compressed archive, which torch.save never writes")
-    if any(record.external_attr for record in records):  # one says "folder": torch then reads nothing where weights are
-        raise InputError(f"{path} is damaged: a record has attributes, which torch.save never writes")
-    if damaged:
-        raise InputError(f"{path} is damaged: the checksum of its record {damaged} does not match")
-
-
-_environment = threading.RLock()  # one load at a time: they share the process's environment
-
-
-@contextmanager
-def weights_only() -> Iterator[None]:
-    """Have torch.load load weights-only in every version of torch, whatever its caller or the environment asks for."""
-    force, unforce = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
-    with _environment:
-        before = {name: os.environ.pop(name, None) for name in (force, unforce)}
-        os.environ[force] = "1"
-        try:
-            yield
-        finally:
-            del os.environ[force]
-            os.environ.update({name: value for name, value in before.items() if value is not None})
-
-
-def reason(error: Exception) -> str:
-    """What is wrong, in one line, without torch's advice to load everything."""
-    text = str(error)
-    named = re.search(r"GLOBAL (\S+)", text)
-    if named:
-        return f"it asks for {named[1]}"
-    text = re.split(r"WeightsUnpickler error:", text)[-1].strip()
-    return re.split(r"\n| Please |Re-running", text)[0] or type(error).__name__
 
 
 # What checkpoints may hold beyond torch's own list of plain data and tensors: options of models without a dataclass,

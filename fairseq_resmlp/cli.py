@@ -206,7 +206,9 @@ def score_text(hypotheses, reference, target_lang, against, json_file, checkpoin
 
 @main.command("bench")
 @click.option("--out", type=click.Path(dir_okay=False), help="JSON file for all that was measured.")
-@click.option("--only", help="Parts, joined by commas: train,generate,fast,memory,growth,loading,profile.")
+@click.option(
+    "--only", help="Parts, joined by commas, to measure anew: train,generate,fast,memory,growth,loading,profile."
+)
 @click.option("--pairs", default=5, type=click.IntRange(min=1), show_default=True, help="Timings of either side.")
 @click.option("--threads", type=click.IntRange(min=1), help="Cores for either side (default: those available).")
 @click.option("--device", default="cpu", type=click.Choice(["cpu", "cuda"]), show_default=True, help="Where it runs.")
@@ -229,6 +231,9 @@ def bench(out, only, threads, without_ctranslate2, **settings) -> None:
     parts = only.split(",") if only else [*bench.PARTS, "profile"]
     found = bench.measure(bench.Settings(threads=threads, **settings), parts, without_ctranslate2)
     if out:
+        if only and os.path.exists(out):
+            with open(out, encoding="utf-8") as file:
+                found = bench.renew(json.load(file), found, parts)
         with written_whole(out) as partial, open(partial, "w", encoding="utf-8") as file:
             json.dump(found, file, indent=1)
             file.write("\n")

@@ -1,15 +1,12 @@
 """From a trained model, which fairseq loads, to an exported one, which does without it."""
 
-import functools
 import os
 from typing import List, Optional
 
-from fairseq import hub_utils
-
-from . import checkpoint, folder
+from . import folder
 from .errors import InputError
 from .fast import fold
-from .model import _check_options
+from .model import ResMLPModel
 
 
 def export(
@@ -42,16 +39,11 @@ def export(
     for path, option in ((os.path.join(home, file), "MODEL"), (pieces, "--spm")):
         if not os.path.isfile(path):
             raise InputError(f"there is no {path}: name it as {option}")
-    # Not by ResMLPModel.from_pretrained, which prepares the model for translation.
-    before = checkpoint.also_check.set(functools.partial(_check_options, {"bpe": "sentencepiece"}))
-    try:
-        loaded = hub_utils.from_pretrained(home, file, data)
-    finally:
-        checkpoint.also_check.reset(before)
-    languages = [loaded["task"].cfg.source_lang, loaded["task"].cfg.target_lang]
+    loaded = ResMLPModel.from_pretrained(home, file, data, bpe="sentencepiece", sentencepiece_model=pieces)
+    languages = [loaded.task.cfg.source_lang, loaded.task.cfg.target_lang]
     dictionaries = {
         name: os.path.join(data, f"dict.{language}.txt")
         for name, language in zip((folder.SOURCE, folder.TARGET), languages)
     }
-    folder.write(out, *fold(loaded["models"][0]), dtype, languages, dictionaries, pieces, shortlist)
+    folder.write(out, *fold(loaded.models[0]), dtype, languages, dictionaries, pieces, shortlist)
     return languages

@@ -21,6 +21,7 @@ Dimensions, beside those of `resmlp.py`:
     t   the step: how many positions of the target are behind
 """
 
+import copy
 import warnings
 from dataclasses import dataclass, fields
 from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
@@ -94,56 +95,30 @@ def fold(model) -> Tuple[Shape, Weights]:
     Returns:
         its sizes, and the weights that `Shape.weights` names, float32, computed in float64
     """
+    model = copy.deepcopy(model).double().cpu()
+    model.make_generation_fast_()  # what fairseq-generate folds
     encoder, decoder = model.encoder, model.decoder
-    state = {name: value.detach().double().cpu() for name, value in model.state_dict().items()}
-
-    def aff(name: str) -> Tuple[Tensor, Tensor]:
-        return state[f"{name}.alpha"], state[f"{name}.beta"]
-
-    def linear(name: str) -> Tuple[Tensor, Tensor]:
-        weight = state[f"{name}.weight"]
-        return weight, state.get(f"{name}.bias", weight.new_zeros(len(weight)))
-
-    def after(pre: str, name: str) -> Tuple[Tensor, Tensor]:
-        (alpha, beta), (weight, bias) = aff(pre), linear(name)
-        return weight * alpha, weight @ beta + bias
-
-    def before(name: str, post: str) -> Tuple[Tensor, Tensor]:
-        (weight, bias), (alpha, beta) = linear(name), aff(post)
-        return alpha[:, None] * weight, alpha * bias + beta
-
     folded: Weights = {}
     linears: Dict[str, Tuple[Tensor, Tensor]] = {}
-    for stack, N in (("encoder", encoder.N), ("decoder", decoder.N)):
-        folded[f"{stack}.embed"] = state[f"{stack}.embed_tokens.weight"]
-        mixing: List[Tuple[Tensor, ...]] = []
-        for i in range(len(getattr(model, stack).layers)):
-            layer = f"{stack}.layers.{i}"
-            (alpha, beta), (post_alpha, post_beta) = aff(f"{layer}.mixing_pre"), aff(f"{layer}.mixing_post")
-            # Without mixing (--token-mixing none) A = 0 and b = 0.
-            A = state.get(f"{layer}.mixing.A", alpha.new_zeros(N, N))
-            b = state.get(f"{layer}.mixing.b", alpha.new_zeros(N))
-            bias = torch.outer(b, post_alpha) + post_beta  # N x d
-            shift = post_alpha * beta  # times the row sums of A
-            if stack == "decoder":
-                A = A.tril()
-                bias = bias + torch.outer(A.sum(1), shift)
-            mixing.append((A, post_alpha * alpha, bias, shift))
-            linears[f"{stack}.{i}.B"] = after(f"{layer}.ffn_pre", f"{layer}.ffn.B")
-            linears[f"{stack}.{i}.C"] = before(f"{layer}.ffn.C", f"{layer}.ffn_post")
-        for name, values in zip(("A", "scale", "bias", "shift"), zip(*mixing)):
-            folded[f"{stack}.{name}"] = torch.stack(values)
-    del folded["decoder.shift"]  # it is in the bias: the decoder's rows of A have no padding
+    for name, stack in (("encoder", encoder), ("decoder", decoder)):
+        folded[f"{name}.embed"] = stack.embed_tokens.weight
+        mixing = [_fold_mixing(layer, stack.N) for layer in stack.layers]
+        for part, values in zip(("A", "scale", "bias", "shift"), zip(*mixing)):
+            folded[f"{name}.{part}"] = torch.stack(values)
+        for i, layer in enumerate(stack.layers):
+            linears[f"{name}.{i}.B"], linears[f"{name}.{i}.C"] = _parameters(layer.ffn.B), _parameters(layer.ffn.C)
+    del folded["decoder.shift"]  # zero: it is in the bias
     heads, keys_values = decoder.layers[0].attention.num_heads, []
-    for i in range(len(decoder.layers)):
-        layer = f"decoder.layers.{i}"
-        weight, bias = after(f"{layer}.attention_pre", f"{layer}.attention.q_proj")
-        scaling = (len(weight) / heads) ** -0.5
-        linears[f"decoder.{i}.q"] = (weight * scaling, bias * scaling)
-        linears[f"decoder.{i}.out"] = before(f"{layer}.attention.out_proj", f"{layer}.attention_post")
-        keys_values += [after("encoder.final", f"{layer}.attention.{name}_proj") for name in "kv"]
+    for i, layer in enumerate(decoder.layers):
+        attention = layer.attention
+        weight, bias = _parameters(attention.q_proj)
+        linears[f"decoder.{i}.q"] = (weight * attention.scaling, bias * attention.scaling)
+        linears[f"decoder.{i}.out"] = _parameters(attention.out_proj)
+        for projection in (attention.k_proj, attention.v_proj):
+            encoder.final.fold_into_next(projection)
+            keys_values.append(_parameters(projection))
     linears["decoder.keys_values"] = tuple(map(torch.cat, zip(*keys_values)))
-    linears["output"] = after("decoder.final", "decoder.output_projection")
+    linears["output"] = _parameters(decoder.output_projection)
     for name, (weight, bias) in linears.items():
         folded.update({f"{name}.weight": weight, f"{name}.bias": bias})
     shape = Shape(
@@ -159,10 +134,24 @@ def fold(model) -> Tuple[Shape, Weights]:
             }.items()
         },
     )
-    weights = {name: value.float() for name, value in folded.items()}
+    weights = {name: value.detach().float() for name, value in folded.items()}
     if encoder.embed_tokens is decoder.embed_tokens:
         weights["decoder.embed"] = weights["encoder.embed"]
     return shape, weights
+
+
+def _parameters(layer) -> Tuple[Tensor, Tensor]:
+    return layer.weight, layer.bias
+
+
+def _fold_mixing(layer, N: int) -> Tuple[Tensor, Tensor, Tensor, Tensor]:
+    """A, scale, bias (N x d) and shift of a layer: what it adds to x is scale * (A x) + bias + rowsum(A) shift."""
+    pre, mixing, post = layer.mixing_pre, layer.mixing, layer.mixing_post
+    if not hasattr(mixing, "A"):  # --token-mixing none
+        return post.alpha.new_zeros(N, N), post.alpha, post.beta.expand(N, -1), torch.zeros_like(post.beta)
+    if mixing.causal:  # folded: there is a bias for each position, and nothing is left behind the mixing
+        return mixing.A.tril(), pre.alpha, mixing.b, torch.zeros_like(pre.beta)
+    return mixing.A, post.alpha * pre.alpha, torch.outer(mixing.b, post.alpha) + post.beta, post.alpha * pre.beta
 
 
 class Quantised(NamedTuple):

@@ -13,7 +13,6 @@ A matrix in 8 bits is two tensors, NAME (int8) and NAME.scale (float32, one a ro
 import hashlib
 import json
 import os
-import pickle
 import shutil
 from dataclasses import asdict, dataclass
 from typing import Dict, List, Optional, Union
@@ -21,6 +20,7 @@ from typing import Dict, List, Optional, Union
 import torch
 from torch import Tensor
 
+from .archive import safe_to_load
 from .errors import InputError
 from .fast import DTYPES, EOS, PAD, UNK, Quantised, Shape, quantise
 from .files import written_whole
@@ -119,10 +119,8 @@ def read(path: str) -> Exported:
         if _sha256(file) != checksum:
             raise InputError(f"{file} is damaged: its SHA-256 is not that in {CONFIG}; export the model again")
     shape = config["shape"]
-    try:
+    with safe_to_load(os.path.join(path, WEIGHTS), "the weights of an exported model"):
         stored = torch.load(os.path.join(path, WEIGHTS), map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise InputError(f"{path}/{WEIGHTS} is refused, since it is not plain tensors") from error
     weights = _weights(stored, shape, config["dtype"], os.path.join(path, WEIGHTS))
     dictionaries = [read_dictionary(os.path.join(path, name)) for name in (SOURCE, TARGET)]
     for entries, count, name in zip(dictionaries, (shape.encoder_entries, shape.decoder_entries), (SOURCE, TARGET)):

@@ -35,7 +35,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import II, DictConfig
 from torch import distributed
 
-from . import checkpoint, lines
+from . import archive, checkpoint, lines
 from .errors import InputError, too_long
 
 logger = logging.getLogger(__name__)
@@ -88,7 +88,7 @@ def load_only_harmless_checkpoints() -> None:
 
     @functools.wraps(load_to_cpu)
     def load_checkpoint_to_cpu(path, *args, **kwargs):
-        with checkpoint.safe_to_load(path):
+        with archive.safe_to_load(path):
             state = load_to_cpu(path, *args, **kwargs)
             checkpoint.check(state, path)
             also_check = checkpoint.also_check.get()
@@ -108,10 +108,10 @@ def load_only_harmless_checkpoints() -> None:
     @functools.wraps(load_and_build)
     def load_model_ensemble_and_task(*args, **kwargs):
         try:
-            with checkpoint.weights_only():  # building a model, too, may load files that its options name
+            with archive.weights_only():  # building a model, too, may load files that its options name
                 return load_and_build(*args, **kwargs)
         except pickle.UnpicklingError as error:
-            reason = checkpoint.reason(error)
+            reason = archive.reason(error)
             raise InputError(f"a file that a checkpoint's options name is refused: {reason}") from error
 
     checkpoint_utils.load_checkpoint_to_cpu = load_checkpoint_to_cpu

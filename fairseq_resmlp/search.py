@@ -1,6 +1,6 @@
 """Beam search over the folded network: the hypotheses and scores of fairseq's SequenceGenerator, without fairseq.
 
-    translate(network, [[5, 6, 2], [7, 2]], Options(beam=4))    # [[Hypothesis(tokens, score), ...], ...]
+translate(network, [[5, 6, 2], [7, 2]], Options(beam=4))    # [[Hypothesis(tokens, score), ...], ...]
 """
 
 import math

@@ -20,6 +20,7 @@ from .errors import InputError
 ROUNDS = 4  # of expectation and maximisation
 TOGETHER = 500  # sentence pairs at a time
 
+
 class Shortlist:
     """Target entries by source entries.
 

@@ -1,7 +1,7 @@
 """Text in, text out, with an exported model: one translation for each line, in order. Needs no fairseq.
 
-    translator = Translator.load("model")
-    translator(["Hello!", "A second line."])    # ["Hallo!", "Eine zweite Zeile."]
+translator = Translator.load("model")
+translator(["Hello!", "A second line."])    # ["Hallo!", "Eine zweite Zeile."]
 """
 
 import logging

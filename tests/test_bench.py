@@ -52,6 +52,15 @@ def test_every_row_is_in_the_json_and_in_the_table(found):
         assert part["what"] in found["printed"]
 
 
+def test_a_part_is_measured_anew_and_the_others_stay(found):
+    (memory,) = [row for row in found["rows"] if row["part"] == "memory"]
+    renewed = bench.renew(found, {**found, "rows": [{**memory, "what": "anew"}], "breakdown": []}, ["memory"])
+    assert [row["what"] for row in renewed["rows"]] == [
+        "anew" if row["part"] == "memory" else row["what"] for row in found["rows"]
+    ]
+    assert renewed["breakdown"] == found["breakdown"]
+
+
 def test_what_was_left_out_is_said(found):
     notes = "\n".join(found["notes"])
     assert "--without-ctranslate2" in notes
@@ -180,10 +189,9 @@ def test_a_part_that_is_not_there_is_named():
 
 
 def test_loading_is_compared_over_the_same_batches(toy, monkeypatch):
-    monkeypatch.setattr(bench, "LOADING_PAIRS", 1)
     monkeypatch.setattr(bench, "LOADING_INTERVALS", 2)
     monkeypatch.setattr(bench, "LOADING_INTERVAL", 1)
-    (row,) = bench.measure_loading(dataclasses.replace(SMALL, data=str(toy / "data-bin")), [])
+    (row,) = bench.measure_loading(dataclasses.replace(SMALL, pairs=1, data=str(toy / "data-bin")), [])
     assert row["above"] == "fairseq-train"
     assert all(rate > 0 for rates in row["measured"].values() for rate in rates)
 

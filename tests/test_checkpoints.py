@@ -19,7 +19,7 @@ import torch
 from conftest import PLUGIN, make_dictionary, make_model, make_task, run, train_options
 from fairseq import checkpoint_utils
 
-from fairseq_resmlp import ResMLPModel, checkpoint
+from fairseq_resmlp import ResMLPModel, archive, checkpoint
 from fairseq_resmlp.average import average_checkpoints
 from fairseq_resmlp.errors import InputError
 
@@ -395,7 +395,7 @@ def test_a_script_is_refused_before_it_runs(tmp_path):
     for load in (checkpoint.read, checkpoint_utils.load_checkpoint_to_cpu):
         with pytest.raises(InputError, match=r"script\.pt is "):
             load(str(tmp_path / "script.pt"))
-    with checkpoint.weights_only(), pytest.raises((pickle.UnpicklingError, RuntimeError)):
+    with archive.weights_only(), pytest.raises((pickle.UnpicklingError, RuntimeError)):
         torch.load(tmp_path / "script.pt")
     assert not evidence.exists()
 
@@ -405,14 +405,14 @@ def test_two_threads_load_weights_only(tmp_path):
     inside, leave = threading.Event(), threading.Event()
 
     def first():
-        with checkpoint.weights_only():
+        with archive.weights_only():
             inside.set()
             leave.wait(0.5)
 
     thread = threading.Thread(target=first)
     thread.start()
     inside.wait()
-    with checkpoint.weights_only():
+    with archive.weights_only():
         thread.join()
         assert os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] == "1"
     assert "TORCH_FORCE_WEIGHTS_ONLY_LOAD" not in os.environ
