@@ -253,7 +253,7 @@ def bench(out, only, threads, without_ctranslate2, **settings) -> None:
     help="Of the matrices: int8 is the smallest and on a CPU the fastest, float32 translates exactly as "
     "fairseq-generate does, float16 is for a GPU.",
 )
-@click.option("--shortlist", type=existing, help="Target pieces by source piece, a vocabulary map of CTranslate2.")
+@click.option("--shortlist", type=existing, help="Target pieces by source piece, as fairseq-resmlp shortlist writes.")
 def export(model, out, data, spm, dtype, shortlist) -> None:
     """Make the folder OUT, with which fairseq-resmlp translate translates, from a trained model.
 
@@ -270,8 +270,16 @@ def export(model, out, data, spm, dtype, shortlist) -> None:
 @click.argument("source", type=existing)
 @click.argument("target", type=existing)
 @click.option("--output", required=True, type=click.Path(dir_okay=False), help="File for fairseq-resmlp export.")
-@click.option("--always", default=200, type=click.IntRange(min=0), show_default=True, help="Frequent target pieces.")
-@click.option("--each", default=50, type=click.IntRange(min=1), show_default=True, help="Those of a source piece.")
+@click.option(
+    "--always",
+    default=200,
+    type=click.IntRange(min=0),
+    show_default=True,
+    help="Frequent target pieces allowed anywhere.",
+)
+@click.option(
+    "--each", default=50, type=click.IntRange(min=1), show_default=True, help="Target pieces a source piece adds."
+)
 @click.option(
     "--max-lines",
     default=200_000,
@@ -307,10 +315,18 @@ def shortlist(source, target, output, always, each, max_lines) -> None:
 @click.option("--output", default="-", type=click.Path(dir_okay=False, allow_dash=True), help="File, written whole.")
 @click.option("--beam", default=4, type=click.IntRange(min=1), show_default=True, help="Hypotheses kept: 1 is greedy.")
 @click.option("--lenpen", default=1.0, show_default=True, help="Above 1 favours longer translations.")
-@click.option("--max-len-a", default=0.0, show_default=True, help="No translation is longer than A x + B pieces, ...")
-@click.option("--max-len-b", default=200, show_default=True, help="... where x is the longest source of its batch.")
+@click.option(
+    "--max-len-a",
+    default=0.0,
+    type=click.FloatRange(0, 1000),
+    show_default=True,
+    help="A: no translation is longer than A x + B pieces, x those of the longest source of its batch.",
+)
+@click.option("--max-len-b", default=200, type=click.IntRange(min=0), show_default=True, help="B: see --max-len-a.")
 @click.option("--batch-size", default=64, type=click.IntRange(min=1), show_default=True, help="Sentences at a time.")
-@click.option("--max-tokens", default=4096, type=click.IntRange(min=1), show_default=True, help="Their source pieces.")
+@click.option(
+    "--max-tokens", default=4096, type=click.IntRange(min=1), show_default=True, help="Source pieces at a time."
+)
 @click.option("--threads", type=click.IntRange(min=1), help="Cores to use (default: all available).")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, ...")
 @click.option(
@@ -338,14 +354,18 @@ def translate(model, source, output, threads, device, dtype, batch_size, max_tok
     translator = Translator.load(
         model, dtype=dtype, device=device, options=Options(**options), batch_size=batch_size, max_tokens=max_tokens
     )
+    if source != "-" and os.path.exists(output) and os.path.samefile(source, output):
+        raise InputError(f"{output} would overwrite its own input: choose another --output")
     lines = None
-    if source != "-":
+    if os.path.isfile(source) and sys.stderr.isatty():  # a pipe can be read only once
         with open(source, "rb") as file:
             lines = sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
     with ExitStack() as stack:
         done = stack.enter_context(progress_bar(lines))
         if output == "-":
             out = stack.enter_context(open(1, "w", encoding="utf-8", newline="\n", closefd=False))
+        elif os.path.exists(output) and not os.path.isfile(output):  # a pipe or a device is no file to replace
+            out = stack.enter_context(open(output, "w", encoding="utf-8", newline="\n"))
         else:
             partial = stack.enter_context(written_whole(output))
             out = stack.enter_context(open(partial, "w", encoding="utf-8", newline="\n"))
@@ -361,5 +381,6 @@ def progress_bar(length: Optional[int]) -> Iterator[Callable[[int], None]]:
     if not sys.stderr.isatty():
         yield lambda count: None
         return
-    with click.progressbar(iter(()), length=length, label="lines", show_pos=True, file=sys.stderr) as bar:
+    # Not an empty iterator: where the length is not known, click would take that of the iterator, zero.
+    with click.progressbar(iter(int, 1), length=length, label="lines", show_pos=True, file=sys.stderr) as bar:
         yield bar.update

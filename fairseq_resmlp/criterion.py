@@ -60,7 +60,8 @@ class SmoothedCrossEntropy(torch.autograd.Function):
         wants_features, wants_weight = (training and wanted for wanted in ctx.needs_input_grad[:2])
         grad_features = torch.zeros_like(features, dtype=exact) if wants_features else None
         grad_weight = torch.zeros_like(weight, dtype=exact) if wants_weight else None
-        loss, nll = features.new_zeros(2, dtype=exact)
+        # Two tensors and no views: fairseq multiplies the loss of a dummy batch by zero in place.
+        loss, nll = features.new_zeros((), dtype=exact), features.new_zeros((), dtype=exact)
         correct = target.new_zeros(())
 
         for block in (slice(row, row + ROWS) for row in range(0, len(features), ROWS)):

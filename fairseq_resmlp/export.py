@@ -7,6 +7,8 @@ from . import folder
 from .errors import InputError
 from .fast import fold
 from .model import ResMLPModel
+from .shortlist import Shortlist
+from .translate import read_pieces
 
 
 def export(
@@ -39,11 +41,22 @@ def export(
     for path, option in ((os.path.join(home, file), "MODEL"), (pieces, "--spm")):
         if not os.path.isfile(path):
             raise InputError(f"there is no {path}: name it as {option}")
-    loaded = ResMLPModel.from_pretrained(home, file, data, bpe="sentencepiece", sentencepiece_model=pieces)
+    try:
+        loaded = ResMLPModel.from_pretrained(home, file, data, bpe="sentencepiece", sentencepiece_model=pieces)
+    except FileNotFoundError as error:
+        raise InputError(
+            f"there is no {error.filename}: name the folder of dict.*.txt, such as data-bin, as --data"
+        ) from error
     languages = [loaded.task.cfg.source_lang, loaded.task.cfg.target_lang]
     dictionaries = {
         name: os.path.join(data, f"dict.{language}.txt")
         for name, language in zip((folder.SOURCE, folder.TARGET), languages)
     }
+    read_pieces(pieces)
+    if shortlist is not None:
+        entries = [folder.read_dictionary(file) for file in dictionaries.values()]
+        found = Shortlist.read(shortlist, *entries)
+        if not found.of and len(found.always) == len(folder.SPECIAL):
+            raise InputError(f"{shortlist} has no piece of this model's dictionary: it is of other pieces")
     folder.write(out, *fold(loaded.models[0]), dtype, languages, dictionaries, pieces, shortlist)
     return languages

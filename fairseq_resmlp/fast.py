@@ -22,6 +22,7 @@ Dimensions, beside those of `resmlp.py`:
 """
 
 import copy
+import threading
 import warnings
 from dataclasses import dataclass, fields
 from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
@@ -147,7 +148,11 @@ def _parameters(layer) -> Tuple[Tensor, Tensor]:
 def _fold_mixing(layer, N: int) -> Tuple[Tensor, Tensor, Tensor, Tensor]:
     """A, scale, bias (N x d) and shift of a layer: what it adds to x is scale * (A x) + bias + rowsum(A) shift."""
     pre, mixing, post = layer.mixing_pre, layer.mixing, layer.mixing_post
-    if not hasattr(mixing, "A"):  # --token-mixing none
+    if type(mixing).__name__ not in ("LinearMixing", "NoMixing"):
+        raise InputError(
+            f"{type(mixing).__name__} cannot be exported: the fast path knows --token-mixing linear and none"
+        )
+    if not hasattr(mixing, "A"):
         return post.alpha.new_zeros(N, N), post.alpha, post.beta.expand(N, -1), torch.zeros_like(post.beta)
     if mixing.causal:  # folded: there is a bias for each position, and nothing is left behind the mixing
         return mixing.A.tril(), pre.alpha, mixing.b, torch.zeros_like(pre.beta)
@@ -291,6 +296,7 @@ class Network:
             output = get("output.weight")
         self.output_weight, self.output_bias = output, get("output.bias")
         self.output = self.output_layer()
+        self.lock = threading.Lock()  # one search at a time: they share what follows
         self._store = torch.empty(0, dtype=self.float, device=self.device)
 
     def output_layer(self, allowed: Optional[Tensor] = None) -> OutputLayer:

@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 from dataclasses import asdict, dataclass
 from typing import Dict, List, Optional, Union
 
@@ -83,9 +84,10 @@ def write(
     if os.path.lexists(path):
         raise InputError(f"{path} is there already: name another folder, or remove it first")
     files = {**dictionaries, PIECES: pieces, **({SHORTLIST: shortlist} if shortlist else {})}
-    partial = f"{path}.part"
-    shutil.rmtree(partial, ignore_errors=True)  # of an export that was killed
+    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+    partial = tempfile.mkdtemp(prefix=f"{os.path.basename(path)}.", dir=os.path.dirname(os.path.abspath(path)))
     try:
+        os.chmod(partial, 0o777 & ~_umask())
         with written_whole(os.path.join(partial, WEIGHTS)) as file:
             torch.save(_stored(weights, dtype), file)
         for name, source in files.items():
@@ -103,6 +105,13 @@ def write(
         os.rename(partial, path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _umask() -> int:
+    """The permissions that new files are not given, which mkdtemp does not heed."""
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
 
 
 def read(path: str) -> Exported:
@@ -172,14 +181,16 @@ def _read_config(path: str) -> dict:
         with open(name, encoding="utf-8") as file:
             config = json.load(file)
         version = config["version"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{name} is damaged or of no exported model; export the model again") from error
     if version != VERSION:
         raise InputError(f"{path} has version {version!r} of the format, this program reads {VERSION}: export it again")
     try:
         config["shape"] = Shape(**config["shape"])
         checksums, languages = config["sha256"], config["languages"]
-        fits = {WEIGHTS, SOURCE, TARGET, PIECES} <= set(checksums) <= {WEIGHTS, SOURCE, TARGET, PIECES, SHORTLIST}
+        fits = type(checksums) is dict and type(languages) is list and all(type(name) is str for name in languages)
+        needed = {WEIGHTS, SOURCE, TARGET, PIECES}
+        fits = fits and needed <= set(checksums) <= needed | {SHORTLIST}
         fits = fits and config["dtype"] in DTYPES and len(languages) == 2
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{name} is damaged: {error}; export the model again") from error
@@ -202,14 +213,21 @@ def _stored(weights: Dict[str, Tensor], dtype: str) -> Dict[str, Tensor]:
             stored[name], stored[f"{name}.scale"] = quantise(value)
         else:
             stored[name] = value.half() if dtype == "float16" and _is_matrix(name) else value.clone()
+            if not stored[name].isfinite().all():
+                raise InputError(f"{name} has weights that {dtype} does not hold: export another --dtype")
     return stored
 
 
 def _weights(stored, shape: Shape, dtype: str, path: str) -> Dict[str, Union[Tensor, Quantised]]:
     """The weights of what was loaded from `path`; InputError if they are not those of `shape`."""
     weights: Dict[str, Union[Tensor, Quantised]] = {}
-    if not isinstance(stored, dict) or not all(torch.is_tensor(value) for value in stored.values()):
+    if not isinstance(stored, dict) or not all(
+        isinstance(name, str) and torch.is_tensor(value) and value.device.type == "cpu"
+        for name, value in stored.items()
+    ):
         raise InputError(f"{path} holds no weights")
+    if shape.encoder_layers + shape.decoder_layers > len(stored):
+        raise InputError(f"{path} has not the layers that {CONFIG} says")
     matrices = {"int8": torch.int8, "float16": torch.float16, "float32": torch.float32}[dtype]
     stored, unread = dict(stored), set(stored)
 

@@ -5,6 +5,7 @@ from typing import Optional
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 
@@ -33,6 +34,7 @@ class OneDNNLinear(torch.autograd.Function):
         return product(x, weight, bias)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad: Tensor):
         x, weight = ctx.saved_tensors
         left, right = grad.reshape(-1, weight.size(0)), x.reshape(-1, weight.size(1))  # rows x o, rows x i

@@ -7,8 +7,6 @@ from fairseq.hub_utils import GeneratorHubInterface
 from fairseq.tasks import FairseqTask
 from omegaconf import open_dict
 
-from .text import read  # noqa: F401  which needs no fairseq
-
 logger = logging.getLogger(__name__)
 
 

@@ -35,7 +35,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import II, DictConfig
 from torch import distributed
 
-from . import archive, checkpoint, lines
+from . import archive, checkpoint, lines, text
 from .errors import InputError, too_long
 
 logger = logging.getLogger(__name__)
@@ -360,7 +360,7 @@ def translate_every_line() -> None:
     def buffered_read(path, buffer_size):
         if hasattr(sys.stdout, "reconfigure"):  # not where Python has redirected it
             sys.stdout.reconfigure(encoding="utf-8", errors=sys.stdout.errors)  # as the input, whatever the terminal's
-        return lines.read(path, buffer_size)
+        return text.read(path, buffer_size)
 
     interactive.make_batches = make_batches
     interactive.buffered_read = buffered_read

@@ -115,6 +115,8 @@ class LinearMixing(nn.Module):
             assert past is not None and earlier is not None
             t = earlier.size(1)
             store = past if t < past.size(0) else torch.cat([past, torch.empty_like(past)])
+            if x.requires_grad:  # what is kept for gradients must not be written to
+                store = store.clone()
             store[t, :B] = x[0]
             ancestors = torch.cat([earlier, row + t * store.size(1)], 1)  # B x (t + 1)
         cache: Dict[str, Optional[Tensor]] = {"store": store, "ancestors": ancestors}  # TorchScript infers no Optional
@@ -489,7 +491,7 @@ class ResMLPDecoder(FairseqIncrementalDecoder):
         check_dictionary(self.dictionary_version, state_dict, name, "target")
 
     def make_generation_fast_(self, need_attn: bool = False, **kwargs) -> None:
-        """Called by fairseq-generate: leave attention maps out where nobody asked for them, and fold every Aff."""
+        """Called by fairseq-generate: leave attention maps out where nobody asked for them, and fold the Affs."""
         self.need_attn = need_attn
         if isinstance(self.final, Aff):  # not folded yet
             self.final = self.final.fold_into_next(self.output_projection)

@@ -75,6 +75,19 @@ def translate(
     last = min(int(options.max_len_a * longest + options.max_len_b), network.shape.decoder_N - 1)
     if options.min_len > last:
         raise InputError(f"the least length {options.min_len} is more than the greatest, {last}")
+    entries = network.shape.decoder_entries if allowed is None else len(allowed)
+    if 2 * options.beam > entries - 2:
+        raise InputError(
+            f"a beam of {options.beam} is too large for {entries} target entries to choose from: --beam "
+            f"{max(1, (entries - 2) // 2)} is the largest"
+        )
+    with network.lock:
+        return _search(network, sources, options, allowed, last)
+
+
+def _search(
+    network: Network, sources: Sequence[Sequence[int]], options: Options, allowed: Optional[Tensor], last: int
+) -> List[List[Hypothesis]]:
     beam, device = options.beam, network.device
     batch = pad_sequence([torch.tensor(source) for source in sources], batch_first=True, padding_value=PAD)
     memory = network.encode(batch.to(device))

@@ -146,7 +146,7 @@ def trainer(arch: str, settings: Settings, criterion: str, bfloat16: bool = Fals
     """
     args = configure(arch, settings, "--criterion", criterion, "--label-smoothing", "0.1")
     cfg, task, model = build(arch, settings, args)
-    cfg.common.bf16 = bfloat16 or settings.device == "cuda"  # --bf16 on the command line implies a TPU
+    cfg.common.bf16 = bfloat16 or settings.device == "cuda"
     return Trainer(cfg, task, model, task.build_criterion(cfg.criterion))
 
 
@@ -196,7 +196,7 @@ def need_ctranslate2():
         return importlib.import_module("ctranslate2")
     except ImportError as error:
         raise InputError(
-            "the rows against CTranslate2 need it: pip install fairseq-resmlp[bench], or leave them out with "
+            "the rows against CTranslate2 need it: pip install -e '.[bench]' (make bench does), or leave them out with "
             "--without-ctranslate2"
         ) from error
 
@@ -265,7 +265,7 @@ def resmlp_search(settings: Settings, length: int, kind: str) -> Search:
 
 
 def real_training(data: str, settings: Settings, updates: int, log_interval: int) -> List[str]:
-    """Options of a short training on `data` by the README's recipe with `resmlp_small`, for fairseq-train."""
+    """Options of a short training on `data` of `resmlp_small`, for fairseq-train."""
     words = [data, "--user-dir", os.path.dirname(os.path.abspath(__file__)), "--arch", "resmlp_small"]
     words += ["--share-all-embeddings", "--optimizer", "adagrad", "--lr", "0.05", "--lr-scheduler", "fixed"]
     words += ["--warmup-updates", "500", "--clip-norm", "1.0", "--criterion", FAIRSEQ_CRITERION]

@@ -21,6 +21,14 @@ WINDOW = 4096  # lines that are read, sorted by length, and written again in the
 SPACE = "\u2581"  # how SentencePiece writes a space
 
 
+def read_pieces(path: str) -> sentencepiece.SentencePieceProcessor:
+    """A SentencePiece model; InputError if the file is none."""
+    try:
+        return sentencepiece.SentencePieceProcessor(model_file=path)
+    except (OSError, RuntimeError) as error:
+        raise InputError(f"{path} is not a SentencePiece model") from error
+
+
 class Translator:
     """An exported model, ready to translate.
 
@@ -49,10 +57,7 @@ class Translator:
         self.options, self.batch_size, self.max_tokens = options, batch_size, max_tokens
         self.number = {entry: number for number, entry in enumerate(exported.source)}
         self.target = exported.target
-        try:
-            self.pieces = sentencepiece.SentencePieceProcessor(model_file=exported.pieces)
-        except (OSError, RuntimeError) as error:
-            raise InputError(f"{exported.pieces} is not a SentencePiece model") from error
+        self.pieces = read_pieces(exported.pieces)
         self.shortlist = None
         if exported.shortlist is not None:
             self.shortlist = Shortlist.read(exported.shortlist, exported.source, exported.target)
@@ -70,7 +75,7 @@ class Translator:
         """Translate lines that come in lists, whose order is kept; within each, lines of a length go together.
 
         Args:
-            windows: lists of lines, such as `lines.read` gives
+            windows: lists of lines, such as `text.read` gives
             done: called with the number of lines after each batch
         """
         for window in windows:

@@ -178,7 +178,7 @@ def test_the_fast_path_is_compared_with_the_faster_of_ctranslate2s_types(monkeyp
 
 def test_without_ctranslate2_its_rows_are_left_out_only_when_asked(monkeypatch):
     monkeypatch.setitem(sys.modules, "ctranslate2", None)
-    with pytest.raises(InputError, match=r"pip install fairseq-resmlp\[bench\]"):
+    with pytest.raises(InputError, match=r"pip install -e '\.\[bench\]'"):
         bench.measure(SMALL, ["fast"])
 
 

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -313,6 +314,16 @@ def test_a_training_that_explodes_still_ends_with_advice(toy, tmp_path):
     done = run("fairseq-train", *options, "--lr", "0.7", "--warmup-updates", "1", "--max-epoch", "4", check=False)
     assert done.returncode == 1
     assert "raise --warmup-updates (now 1) or lower --lr (now 0.7)" in done.stderr.splitlines()[-1]
+
+
+def test_the_loss_of_a_dummy_batch_can_be_ignored():
+    """What fairseq does on a process for which no batch is left: it multiplies the loss by zero in place."""
+    model, task = make_model(share_all_embeddings=True), make_task()
+    criterion = FusedLabelSmoothedCrossEntropyCriterion(task, False, 0.1)
+    optimizer = SimpleNamespace(backward=torch.Tensor.backward)
+    sample = make_batch(make_sentences(4), make_sentences(4, seed=1))
+    task.train_step(sample, model, criterion, optimizer, update_num=0, ignore_grad=True)
+    assert all((p.grad == 0).all() for p in model.parameters())
 
 
 def test_two_processes_train_as_one(toy, tmp_path):

@@ -8,7 +8,7 @@ from conftest import PLUGIN, ROOT, run
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fairseq_resmlp import ResMLPModel, lines
+from fairseq_resmlp import ResMLPModel, text
 from fairseq_resmlp.errors import InputError
 
 STORED = ROOT / "tests" / "stored"
@@ -145,7 +145,7 @@ def test_a_file_is_read_like_the_standard_input(plain, tmp_path):
 @pytest.mark.parametrize("buffer_size", [1, 2, 3, 4])
 def test_read_ends_lines_at_line_feeds_alone(tmp_path, buffer_size):
     (tmp_path / "input").write_bytes("a\rb\n\nc\u2028d\r\n e".encode())
-    found = list(lines.read(str(tmp_path / "input"), buffer_size))
+    found = list(text.read(str(tmp_path / "input"), buffer_size))
     assert [line for buffer in found for line in buffer] == ["a\rb", "", "c\u2028d", "e"]
     assert all(len(buffer) == buffer_size for buffer in found[:-1]) and 0 < len(found[-1]) <= buffer_size
 

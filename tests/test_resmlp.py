@@ -295,6 +295,33 @@ def test_any_new_order_is_followed_wider_ones_too():
         torch.testing.assert_close(step[:, 0], model.decoder(tokens, encoder_out)[0][:, -1], atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("order", [[3, 4, 5, 0, 1, 2], [0, 3], [5, 0, 1, 3, 3, 3]])
+def test_hypotheses_that_change_places_keep_their_sentences(order):
+    model = make_model()
+    source = make_batch(make_sentences(2), make_sentences(2))["net_input"]["src_tokens"]
+    encoder_out = model.encoder.reorder_encoder_out(model.encoder(source), torch.tensor([0, 0, 0, 1, 1, 1]))
+    tokens, state, order = torch.randint(4, 44, (6, 4)), {}, torch.tensor(order)
+    for t in range(4):
+        model.decoder(tokens[:, : t + 1], encoder_out, incremental_state=state)
+    model.decoder.reorder_incremental_state_scripting(state, order)
+    encoder_out = model.encoder.reorder_encoder_out(encoder_out, order)
+    tokens = torch.cat([tokens[order], torch.randint(4, 44, (len(order), 1))], dim=1)
+    step, _ = model.decoder(tokens, encoder_out, incremental_state=state)
+    torch.testing.assert_close(step[:, 0], model.decoder(tokens, encoder_out)[0][:, -1], atol=1e-5, rtol=0)
+
+
+def test_gradients_pass_through_incremental_decoding():
+    model = make_model()
+    encoder_out, tokens, state = model.encoder(make_sentences(1)[0][None]), torch.randint(4, 44, (1, 4)), {}
+    steps = [model.decoder(tokens[:, : t + 1], encoder_out, incremental_state=state)[0] for t in range(4)]
+    full, _ = model.decoder(tokens, encoder_out)
+    one, other = (
+        torch.autograd.grad(y.pow(2).sum(), model.decoder.layers[0].mixing.A, retain_graph=True)[0]
+        for y in (torch.cat(steps, 1), full)
+    )
+    torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+
+
 def test_hypotheses_that_do_not_stand_together_attend_each_to_its_own_sentence():
     model = make_model()
     source = make_batch(make_sentences(2), make_sentences(2))["net_input"]["src_tokens"]
@@ -470,6 +497,17 @@ def test_attention_dropout_stands_on_the_attention_weights():
     assert torch.equal(one, other)
     model.eval()
     one, other = (model.decoder(target, model.encoder(torch.randint(4, 44, (1, 6))))[0] for _ in range(2))
+    assert not torch.equal(one, other)
+
+
+@pytest.mark.parametrize("incremental", [False, True])
+def test_attention_dropout_can_be_retained_in_translation(incremental):
+    model = make_model(attention_dropout=0.5)
+    for layer in model.decoder.layers:
+        layer.attention.dropout_module.apply_during_inference = True  # what --retain-dropout does
+    encoder_out, target = model.encoder(make_sentences(1)[0][None]), torch.randint(4, 44, (1, 5))
+    states = ({}, {}) if incremental else (None, None)
+    one, other = (model.decoder(target, encoder_out, incremental_state=state)[0] for state in states)
     assert not torch.equal(one, other)
 
 
