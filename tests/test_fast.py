@@ -31,6 +31,7 @@ from fairseq_resmlp.translate import Translator
 
 STORED = ROOT / "tests" / "stored"
 MULTI30K = ROOT / "runs" / "multi30k.en-de"
+LINES = [PLAIN, "Two dogs.", "", "A man sees a dog and a cat.", f"{PLAIN} {PLAIN}"]
 SHORT = Options(beam=2, max_len_b=10)
 
 
@@ -153,9 +154,9 @@ def test_another_kind_of_mixing_is_not_exported_as_none():
 
 
 def test_threads_that_share_a_model_do_not_disturb_each_other(translator):
-    expected = {line: translator([line]) for line in PLAIN}
+    expected = {line: translator([line]) for line in LINES}
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda line: (line, translator([line])), list(PLAIN) * 5))
+        found = list(pool.map(lambda line: (line, translator([line])), LINES * 5))
     assert all(expected[line] == translation for line, translation in found)
 
 
@@ -454,7 +455,7 @@ def test_a_shortlist_learns_which_pieces_go_together(tmp_path):
 def test_an_exported_shortlist_is_used(exported, tmp_path):
     (tmp_path / "shortlist.txt").write_text("\t. ▁Hund\n", encoding="utf-8")
     export(str(STORED), str(tmp_path / "model"), shortlist=str(tmp_path / "shortlist.txt"))
-    (found,) = Translator.load(str(tmp_path / "model"), options=SHORT)([PLAIN])
+    (found,) = Translator.load(str(tmp_path / "model"), options=Options(beam=1, max_len_b=10))([PLAIN])
     assert set(found.replace("Hund", "")) <= set(". ") and found
 
 
@@ -489,11 +490,11 @@ def test_a_pipe_is_read_once_and_whole(exported, translator, tmp_path):
     pipe, out = tmp_path / "pipe", tmp_path / "out"
     os.mkfifo(pipe)
     with ThreadPoolExecutor(1) as pool:
-        pool.submit(pipe.write_text, "".join(f"{line}\n" for line in PLAIN), "utf-8")
+        pool.submit(pipe.write_text, "".join(f"{line}\n" for line in LINES), "utf-8")
         command = ["translate", exported / "float32", "--input", pipe, "--output", out, "--beam", 2, "--max-len-b", 10]
         done = CliRunner().invoke(main, [str(word) for word in command])
     assert done.exit_code == 0, done.output
-    assert out.read_text(encoding="utf-8").split("\n")[:-1] == translator(PLAIN)
+    assert out.read_text(encoding="utf-8").split("\n")[:-1] == translator(LINES)
 
 
 def test_the_input_is_not_overwritten(exported, tmp_path):
