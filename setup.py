@@ -30,7 +30,7 @@ setup(
     extras_require={
         "bench": ["ctranslate2>=4"],  # what fairseq-resmlp bench compares with
         "reproduce": ["sacremoses>=0.1", "tensorboardX>=2.6"],  # what scripts/ needs beyond fairseq
-        "test": ["fairseq-resmlp[reproduce]", "hypothesis>=6", "pytest>=7", "pytest-xdist", "ruff"],
+        "test": ["fairseq-resmlp[bench,reproduce]", "hypothesis>=6", "pytest>=7", "pytest-xdist", "ruff"],
     },
     entry_points={"console_scripts": ["fairseq-resmlp = fairseq_resmlp.cli:main"]},
 )

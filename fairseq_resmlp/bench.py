@@ -257,23 +257,33 @@ def measure_loading(settings: Settings, notes: List[str]) -> List[Row]:
     tell(what)
     updates = LOADING_INTERVALS * LOADING_INTERVAL
     words = systems.real_training(settings.data, settings, updates, LOADING_INTERVAL)
-    trainer = systems.real_trainer(words)
-    batches = list(islice(trainer.get_train_iterator(1).next_epoch_itr(shuffle=True), updates))
-    if len(batches) <= LOADING_INTERVAL:
-        raise InputError(f"{settings.data} has no more than {len(batches)} batches, too few to measure anything")
     rates: Dict[str, List[float]] = {"fairseq-train": [], "bare steps": []}
     for _ in range(settings.pairs):
         rates["fairseq-train"].append(logged_rate(words, settings))
-        for position, sample in enumerate(batches):
-            if position == LOADING_INTERVAL:  # as in the log, the first interval is for warming up
-                settings.wait()
-                start = time.perf_counter()
-            trainer.train_step([sample])
-        settings.wait()
-        tokens = sum(sample["ntokens"] for sample in batches[LOADING_INTERVAL:])
-        rates["bare steps"].append(tokens / (time.perf_counter() - start))
+        with multiprocessing.get_context("spawn").Pool(1) as fresh:
+            rates["bare steps"].append(fresh.apply(bare_rate, (words, settings, updates, LOADING_INTERVAL)))
     above, below = rates.items()
     return [make_row("loading", what, "the bare steps in memory", above, below, "tokens a second", LOADING_TARGET)]
+
+
+def bare_rate(words: Sequence[str], settings: Settings, updates: int, warm_up: int) -> float:
+    """Tokens a second of the same steps alone, over batches in memory, after the first `warm_up` of `updates`.
+
+    To be called in a process that has done nothing else: oneDNN makes a program for each shape when it first meets it,
+    and keeps it.
+    """
+    torch.set_num_threads(settings.threads)
+    trainer = systems.real_trainer([*words, "--num-workers", "0"])  # this process is not allowed a worker
+    batches = list(islice(trainer.get_train_iterator(1).next_epoch_itr(shuffle=True), updates))
+    if len(batches) <= warm_up:
+        raise InputError(f"{settings.data} has no more than {len(batches)} batches, too few to measure anything")
+    for position, sample in enumerate(batches):
+        if position == warm_up:  # as in the log, the first interval is for warming up
+            settings.wait()
+            start = time.perf_counter()
+        trainer.train_step([sample])
+    settings.wait()
+    return sum(sample["ntokens"] for sample in batches[warm_up:]) / (time.perf_counter() - start)
 
 
 def logged_rate(words: Sequence[str], settings: Settings) -> float:

@@ -268,10 +268,11 @@ def real_training(data: str, settings: Settings, updates: int, log_interval: int
     """Options of a short training on `data` of `resmlp_small`, for fairseq-train."""
     words = [data, "--user-dir", os.path.dirname(os.path.abspath(__file__)), "--arch", "resmlp_small"]
     words += ["--share-all-embeddings", "--optimizer", "adagrad", "--lr", "0.05", "--lr-scheduler", "fixed"]
-    words += ["--warmup-updates", "500", "--clip-norm", "1.0", "--criterion", FAIRSEQ_CRITERION]
+    criterion = OWN_CRITERION if settings.device == "cpu" else FAIRSEQ_CRITERION  # as scripts/train.sh
+    words += ["--warmup-updates", "500", "--clip-norm", "1.0", "--criterion", criterion]
     words += ["--label-smoothing", "0.1", "--max-tokens", "1000", "--seed", "1", "--max-update", str(updates)]
     words += ["--log-format", "json", "--log-interval", str(log_interval), "--disable-validation", "--no-save"]
-    return words + ["--cpu" if settings.device == "cpu" else "--amp"]  # as scripts/train.sh
+    return words + ["--cpu" if settings.device == "cpu" else "--amp"]
 
 
 def real_trainer(words: List[str]) -> Trainer:
