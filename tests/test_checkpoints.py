@@ -387,10 +387,10 @@ class Script(torch.nn.Module):
 def test_a_script_is_refused_before_it_runs(tmp_path):
     evidence, written = tmp_path / "evidence", io.BytesIO()
     torch.jit.save(torch.jit.script(Script(str(evidence))), written)
-    with zipfile.ZipFile(written) as archive, zipfile.ZipFile(tmp_path / "script.pt", "w") as plain:
-        for record in archive.namelist():  # as torch.save writes an archive: neither compressed nor with attributes
+    with zipfile.ZipFile(written) as script, zipfile.ZipFile(tmp_path / "script.pt", "w") as plain:
+        for record in script.namelist():  # as torch.save writes an archive: neither compressed nor with attributes
             info = zipfile.ZipInfo(record)
-            plain.writestr(info, archive.read(record))
+            plain.writestr(info, script.read(record))
             info.external_attr = 0
     for load in (checkpoint.read, checkpoint_utils.load_checkpoint_to_cpu):
         with pytest.raises(InputError, match=r"script\.pt is "):
