@@ -51,6 +51,17 @@ def in_groups(words: Sequence[str], size: int, names: str) -> List[Sequence[str]
 existing = click.Path(exists=True, dir_okay=False)
 
 
+def max_lines_option(default: int):
+    """--max-lines, for what learns from a text."""
+    return click.option(
+        "--max-lines",
+        default=default,
+        type=click.IntRange(min=1),
+        show_default=True,
+        help="Of more lines, take evenly spaced ones: memory grows with this number.",
+    )
+
+
 @main.command("download")
 @click.argument("files", nargs=-1, required=True, metavar="[URL CHECKSUM]...")
 @click.option("--to", required=True, type=click.Path(file_okay=False), help="Folder for the files.")
@@ -90,13 +101,7 @@ def collect(texts: Tuple[str, ...], languages: Tuple[str, str], downloads: str, 
 @click.argument("files", nargs=-1, required=True, type=existing)
 @click.option("--model", required=True, type=click.Path(dir_okay=False), help="File to write.")
 @click.option("--vocab-size", default=8000, type=click.IntRange(min=1), show_default=True, help="Number of pieces.")
-@click.option(
-    "--max-lines",
-    default=2_000_000,
-    type=click.IntRange(min=1),
-    show_default=True,
-    help="Of more lines, take evenly spaced ones: memory grows with this number.",
-)
+@max_lines_option(2_000_000)
 def spm_train(files: Tuple[str, ...], model: str, vocab_size: int, max_lines: int) -> None:
     """Learn one SentencePiece BPE model from the raw text FILES of both languages."""
     from .pieces import train_pieces
@@ -280,13 +285,7 @@ def export(model, out, data, spm, dtype, shortlist) -> None:
 @click.option(
     "--each", default=50, type=click.IntRange(min=1), show_default=True, help="Target pieces a source piece adds."
 )
-@click.option(
-    "--max-lines",
-    default=200_000,
-    type=click.IntRange(min=1),
-    show_default=True,
-    help="Of more lines, take evenly spaced ones: memory grows with this number.",
-)
+@max_lines_option(200_000)
 def shortlist(source, target, output, always, each, max_lines) -> None:
     """Learn which target pieces a source piece may become, so that translation looks at these alone.
 
@@ -294,7 +293,9 @@ def shortlist(source, target, output, always, each, max_lines) -> None:
     """
     from .shortlist import learn
 
-    with open(source, encoding="utf-8", newline="\n") as left, open(target, encoding="utf-8", newline="\n") as right:
+    # Pieces of text that is no UTF-8 are in no dictionary, and so in no shortlist.
+    options = {"encoding": "utf-8", "errors": "replace", "newline": "\n"}
+    with open(source, **options) as left, open(target, **options) as right:
         lengths = [sum(1 for _ in file) for file in (left, right)]
         if lengths[0] != lengths[1]:
             raise InputError(f"{source} has {lengths[0]:,} lines, {target} {lengths[1]:,}: they are not one text")

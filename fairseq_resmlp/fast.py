@@ -37,7 +37,7 @@ from .linear import product
 PAD, EOS, UNK = 1, 2, 3  # in every dictionary of fairseq
 BLOCK = 128  # columns of the output layer that are looked at together, see `Network.best`
 LOGITS = 1 << 22  # logits at a time: above 32 MiB malloc asks the system for fresh pages at every step
-WIDE = 4096  # outputs of a layer from which in int8 oneDNN is faster than fbgemm, twice at 32,000
+WIDE = 4096  # outputs of a layer from which in int8 oneDNN is faster than fbgemm
 DTYPES = ("float32", "int8", "float16")
 
 Weights = Dict[str, Tensor]

@@ -8,13 +8,17 @@ these are installed (pip install onnx onnxruntime openvino nncf). Base size, ran
 """
 
 import argparse
+import contextlib
+import datetime
 import importlib.util
 import json
 import logging
+import re
 import sys
 import tempfile
 import time
 import warnings
+from importlib import metadata
 from pathlib import Path
 from statistics import median
 
@@ -37,27 +41,37 @@ def milliseconds(run, times=15) -> float:
     return round(median(seconds) * 1000, 3)
 
 
-def products(threads):
+def products():
     """x W^T for x of M x K and W of N x K."""
     onednn = torch.ops.mkldnn._linear_pointwise
     rows = []
-    for M, K, N in ((960, D, HIDDEN), (960, HIDDEN, D), (960, D, VOCABULARY), (64, D, VOCABULARY), (4, D, VOCABULARY)):
+    shapes = ((960, D, HIDDEN), (960, HIDDEN, D), *((M, D, VOCABULARY) for M in (960, 256, 64, 4)))
+    for M, K, N in shapes:
         x, W = torch.randn(M, K), torch.randn(N, K)
         packed = torch.ops.mkldnn._reorder_linear_weight(W, M)
-        int8 = torch.ops.quantized.linear_prepack(torch.quantize_per_tensor(W, 0.05, 0, torch.qint8))
+        fbgemm, onednn_int8 = (int8_product(W, engine) for engine in ("x86", "onednn"))
         bf16 = x.bfloat16(), W.bfloat16()
         runs = {
             "torch's own (MKL)": lambda x=x, W=W: F.linear(x, W),
             "oneDNN": lambda x=x, W=W: onednn(x, W, None, "none", [], ""),
             "oneDNN, weight packed before": lambda x=x, W=packed: onednn(x, W, None, "none", [], ""),
             "bfloat16": lambda x=bf16[0], W=bf16[1]: F.linear(x, W),
-            "int8, dynamic": lambda x=x, W=int8: torch.ops.quantized.linear_dynamic(x, W),
+            "int8, fbgemm": lambda x=x, run=fbgemm: run(x),
+            "int8, oneDNN": lambda x=x, run=onednn_int8: run(x),
         }
         rows.append({"M x K x N": f"{M} x {K} x {N}", **{name: milliseconds(run) for name, run in runs.items()}})
     return rows
 
 
-def attention(threads):
+def int8_product(W, engine):
+    """x W^T with W in 8 bits, and x rounded on the way."""
+    before, torch.backends.quantized.engine = torch.backends.quantized.engine, engine
+    packed = torch.ops.quantized.linear_prepack(torch.quantize_per_tensor(W, 0.05, 0, torch.qint8))
+    torch.backends.quantized.engine = before
+    return lambda x: torch.ops.quantized.linear_dynamic(x, packed)
+
+
+def attention():
     """Cross-attention of one layer: fused by torch, or two products with a softmax between."""
     rows = []
     for what, B, T, S in (("decoding, batch 64", 64, BEAM, 30), ("decoding, batch 16", 16, BEAM, 30),
@@ -81,7 +95,7 @@ def attention(threads):
     return rows
 
 
-def beams(threads):
+def beams():
     """Token mixing of one decoding step in all layers: how the hypotheses that the beam drops are dealt with."""
     rows = []
     for sentences in (64, 16, 1):
@@ -158,9 +172,9 @@ def inputs(sentences):
     )
 
 
-def runtimes(threads):
+def runtimes():
     """One decoding step in each runtime that is installed; the hypotheses' bookkeeping is not in it."""
-    step = Step().eval()
+    step, threads = Step().eval(), torch.get_num_threads()
     rows = []
 
     def row(name, run):
@@ -269,6 +283,21 @@ def in_openvino(step, threads, row):
         row("OpenVINO, int8, dynamic", runner(DYNAMIC_QUANTIZATION_GROUP_SIZE=512))
 
 
+def surroundings():
+    """Machine, threads, versions, day."""
+    cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    versions = {}
+    for name in ("torch", "onnxruntime", "openvino", "nncf"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return {
+        "cpu": cpu[1] if cpu else None,
+        "threads": torch.get_num_threads(),
+        "versions": versions,
+        "date": str(datetime.date.today()),
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="folder for PART.json")
@@ -283,8 +312,8 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     for name in options.only or parts:
         print(name, file=sys.stderr)
-        found = json.dumps(parts[name](options.threads), indent=1)
-        (options.out / f"{name}.json").write_text(found + "\n", encoding="utf-8")
+        found = {"rows": parts[name](), **surroundings()}
+        (options.out / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

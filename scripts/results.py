@@ -139,8 +139,11 @@ def promises(files) -> str:
 
 
 def measured(files) -> str:
-    rows = json.loads(files[0].read_text(encoding="utf-8"))
-    return table(list(rows[0]), [[str(cell) for cell in row.values()] for row in rows])
+    found = json.loads(files[0].read_text(encoding="utf-8"))
+    rows = found["rows"]
+    versions = "".join(f", {name} {version}" for name, version in found["versions"].items())
+    about = f"\n{found['cpu']}, {found['threads']} threads{versions}, {found['date']}\n"
+    return table(list(rows[0]), [row.values() for row in rows]) + about
 
 
 def text(files) -> str:

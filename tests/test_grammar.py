@@ -20,11 +20,7 @@ sys.modules[spec.name] = corpus  # dataclasses look their module up there
 spec.loader.exec_module(corpus)
 
 NP, PP, Clause, Sentence, GAP = (
-    corpus.NounPhrase,
-    corpus.PrepositionalPhrase,
-    corpus.Clause,
-    corpus.Sentence,
-    corpus.GAP,
+    corpus.NounPhrase, corpus.PrepositionalPhrase, corpus.Clause, corpus.Sentence, corpus.GAP,
 )
 
 
@@ -47,179 +43,115 @@ WOMAN_LAUGHS = Clause(WOMAN, "laugh")
 GOLDEN = {
     "gender and accusative": (
         simple(NP("woman", "the", ("old",)), "see", NP("dog", "the", ("small",))),
-        "The old woman sees the small dog.",
-        "Die alte Frau sieht den kleinen Hund.",
-    ),
+        "The old woman sees the small dog.", "Die alte Frau sieht den kleinen Hund."),
     "mixed declension": (
         simple(NP("uncle", "a", ("old",)), "hear", NP("horse", "a", ("tired",))),
-        "An old uncle hears a tired horse.",
-        "Ein alter Onkel hört ein müdes Pferd.",
-    ),
+        "An old uncle hears a tired horse.", "Ein alter Onkel hört ein müdes Pferd."),
     "strong declension": (
         simple(plural("teacher", "", "clever"), "help", plural("child", "two", "sad")),
-        "Clever teachers help two sad children.",
-        "Kluge Lehrer helfen zwei traurigen Kindern.",
-    ),
+        "Clever teachers help two sad children.", "Kluge Lehrer helfen zwei traurigen Kindern."),
     "dative verb and weak noun": (
         simple(NP("waitress", "my"), "thank", NP("neighbour", "our", ("friendly",))),
-        "My waitress thanks our friendly neighbour.",
-        "Meine Kellnerin dankt unserem freundlichen Nachbarn.",
-    ),
+        "My waitress thanks our friendly neighbour.", "Meine Kellnerin dankt unserem freundlichen Nachbarn."),
     "weak noun in the accusative": (
         simple(NP("bear", "this"), "find", NP("lion", "every")),
-        "This bear finds every lion.",
-        "Dieser Bär findet jeden Löwen.",
-    ),
+        "This bear finds every lion.", "Dieser Bär findet jeden Löwen."),
     "negation": (
         simple(CHILD, "watch", plural("cat", "no", "big")),
-        "The child watches no big cats.",
-        "Das Kind beobachtet keine großen Katzen.",
-    ),
+        "The child watches no big cats.", "Das Kind beobachtet keine großen Katzen."),
     "demonstrative plural": (
         simple(plural("boy", "this", "brave"), "look for", plural("goat", "this")),
-        "These brave boys look for these goats.",
-        "Diese mutigen Jungen suchen diese Ziegen.",
-    ),
+        "These brave boys look for these goats.", "Diese mutigen Jungen suchen diese Ziegen."),
     "two adjectives": (
         simple(NP("Anna"), "phone", NP("man", "a", ("small", "sad"))),
-        "Anna phones a small sad man.",
-        "Anna ruft einen kleinen traurigen Mann an.",
-    ),
+        "Anna phones a small sad man.", "Anna ruft einen kleinen traurigen Mann an."),
     "ditransitive": (
         simple(TEACHER, "give", WOMAN, NP("suitcase", "a", ("heavy",))),
-        "The teacher gives the woman a heavy suitcase.",
-        "Der Lehrer gibt der Frau einen schweren Koffer.",
-    ),
+        "The teacher gives the woman a heavy suitcase.", "Der Lehrer gibt der Frau einen schweren Koffer."),
     "ditransitive of exchangeable objects": (
         simple(TEACHER, "show", NP("girl"), NP("boy")),
-        "The teacher shows the girl the boy.",
-        "Der Lehrer zeigt dem Mädchen den Jungen.",
-    ),
+        "The teacher shows the girl the boy.", "Der Lehrer zeigt dem Mädchen den Jungen."),
     "objects that change places": (
         simple(NP("king"), "introduce", NP("doctor"), NP("queen")),
-        "The king introduces the doctor to the queen.",
-        "Der König stellt der Königin den Arzt vor.",
-    ),
+        "The king introduces the doctor to the queen.", "Der König stellt der Königin den Arzt vor."),
     "verb second after an adverb": (
         simple(TEACHER, "see", DOG, adverbial="today", fronted=True),
-        "Today the teacher sees the dog.",
-        "Heute sieht der Lehrer den Hund.",
-    ),
+        "Today the teacher sees the dog.", "Heute sieht der Lehrer den Hund."),
     "adverb between verb and object": (
         simple(TEACHER, "see", DOG, adverbial="on Monday", tense="will"),
-        "The teacher will see the dog on Monday.",
-        "Der Lehrer wird am Montag den Hund sehen.",
-    ),
+        "The teacher will see the dog on Monday.", "Der Lehrer wird am Montag den Hund sehen."),
     "verb second after a place": (
         simple(TEACHER, "help", DOG, adverbial=PP("in", NP("forest", "the", ("old",))), fronted=True),
-        "In the old forest the teacher helps the dog.",
-        "Im alten Wald hilft der Lehrer dem Hund.",
-    ),
+        "In the old forest the teacher helps the dog.", "Im alten Wald hilft der Lehrer dem Hund."),
     "prepositions with the dative": (
-        simple(
-            NP("man", modifier=PP("with", plural("bag", "the", "red"))),
-            "see",
-            NP("cat", modifier=PP("behind", NP("house", "a"))),
-        ),
+        simple(NP("man", modifier=PP("with", plural("bag", "the", "red"))), "see",
+               NP("cat", modifier=PP("behind", NP("house", "a")))),
         "The man with the red bags sees the cat behind a house.",
-        "Der Mann mit den roten Taschen sieht die Katze hinter einem Haus.",
-    ),
+        "Der Mann mit den roten Taschen sieht die Katze hinter einem Haus."),
     "prepositions with the accusative": (
-        simple(
-            NP("boy", modifier=PP("without", NP("backpack", "a"))), "buy", NP("book", modifier=PP("for", NP("student")))
-        ),
+        simple(NP("boy", modifier=PP("without", NP("backpack", "a"))), "buy",
+               NP("book", modifier=PP("for", NP("student")))),
         "The boy without a backpack buys the book for the student.",
-        "Der Junge ohne einen Rucksack kauft das Buch für den Studenten.",
-    ),
+        "Der Junge ohne einen Rucksack kauft das Buch für den Studenten."),
     "modal verb": (
         simple(plural("student"), "visit", plural("king"), tense="want to"),
-        "The students want to visit the kings.",
-        "Die Studenten wollen die Könige besuchen.",
-    ),
+        "The students want to visit the kings.", "Die Studenten wollen die Könige besuchen."),
     "modal verb with a separable verb": (
         simple(CHILD, "open", NP("letter"), tense="must"),
-        "The child must open the letter.",
-        "Das Kind muss den Brief aufmachen.",
-    ),
+        "The child must open the letter.", "Das Kind muss den Brief aufmachen."),
     "perfect with haben": (
         simple(BOY, "help", plural("woman"), tense="past"),
-        "The boy helped the women.",
-        "Der Junge hat den Frauen geholfen.",
-    ),
+        "The boy helped the women.", "Der Junge hat den Frauen geholfen."),
     "perfect with sein": (
         simple(plural("mouse"), "follow", NP("cat"), tense="past", adverbial="yesterday", fronted=True),
-        "Yesterday the mice followed the cat.",
-        "Gestern sind die Mäuse der Katze gefolgt.",
-    ),
+        "Yesterday the mice followed the cat.", "Gestern sind die Mäuse der Katze gefolgt."),
     "separable verb in the present": (
         simple(plural("man"), "open", NP("box")),
-        "The men open the box.",
-        "Die Männer machen die Kiste auf.",
-    ),
+        "The men open the box.", "Die Männer machen die Kiste auf."),
     "separable verb in the perfect": (
         simple(WOMAN, "open", NP("bottle"), tense="past"),
-        "The woman opened the bottle.",
-        "Die Frau hat die Flasche aufgemacht.",
-    ),
+        "The woman opened the bottle.", "Die Frau hat die Flasche aufgemacht."),
     "separable verb in a subordinate clause": (
         Sentence(SEES_DOG, "because", Clause(WOMAN, "open", (NP("parcel"),))),
         "The teacher sees the dog because the woman opens the parcel.",
-        "Der Lehrer sieht den Hund, weil die Frau das Paket aufmacht.",
-    ),
+        "Der Lehrer sieht den Hund, weil die Frau das Paket aufmacht."),
     "subordinate clause first": (
         Sentence(WOMAN_LAUGHS, "while", SEES_DOG, second_first=True),
         "While the teacher sees the dog, the woman laughs.",
-        "Während der Lehrer den Hund sieht, lacht die Frau.",
-    ),
+        "Während der Lehrer den Hund sieht, lacht die Frau."),
     "modal verb in a subordinate clause": (
         Sentence(WOMAN_LAUGHS, "if", Clause(TEACHER, "see", (DOG,), "can")),
         "The woman laughs if the teacher can see the dog.",
-        "Die Frau lacht, wenn der Lehrer den Hund sehen kann.",
-    ),
+        "Die Frau lacht, wenn der Lehrer den Hund sehen kann."),
     "perfect in a reported clause": (
-        Sentence(
-            Clause(NP("Peter"), "say", tense="past"),
-            "that",
-            Clause(CHILD, "fall asleep", tense="past", adverbial="at night"),
-        ),
+        Sentence(Clause(NP("Peter"), "say", tense="past"), "that",
+                 Clause(CHILD, "fall asleep", tense="past", adverbial="at night")),
         "Peter said that the child fell asleep at night.",
-        "Peter hat gesagt, dass das Kind nachts eingeschlafen ist.",
-    ),
+        "Peter hat gesagt, dass das Kind nachts eingeschlafen ist."),
     "coordination with but": (
         Sentence(SEES_DOG, "but", WOMAN_LAUGHS),
-        "The teacher sees the dog, but the woman laughs.",
-        "Der Lehrer sieht den Hund, aber die Frau lacht.",
-    ),
+        "The teacher sees the dog, but the woman laughs.", "Der Lehrer sieht den Hund, aber die Frau lacht."),
     "coordination with and after a relative clause": (
         Sentence(Clause(WOMAN, "see", (NP("dog", modifier=Clause(GAP, "sleep")),)), "and", WOMAN_LAUGHS),
         "The woman sees the dog which sleeps, and the woman laughs.",
-        "Die Frau sieht den Hund, der schläft, und die Frau lacht.",
-    ),
+        "Die Frau sieht den Hund, der schläft, und die Frau lacht."),
     "relative clause on the subject": (
         simple(NP("gardener", "the", ("old",), modifier=Clause(GAP, "sleep")), "see", DOG),
-        "The old gardener who sleeps sees the dog.",
-        "Der alte Gärtner, der schläft, sieht den Hund.",
-    ),
+        "The old gardener who sleeps sees the dog.", "Der alte Gärtner, der schläft, sieht den Hund."),
     "relative pronoun in the accusative": (
         simple(NP("man", modifier=Clause(WOMAN, "visit", (GAP,))), "hear", DOG),
-        "The man who the woman visits hears the dog.",
-        "Der Mann, den die Frau besucht, hört den Hund.",
-    ),
+        "The man who the woman visits hears the dog.", "Der Mann, den die Frau besucht, hört den Hund."),
     "relative pronoun in the dative": (
         simple(NP("girl", modifier=Clause(BOY, "help", (GAP,))), "hear", DOG),
-        "The girl who the boy helps hears the dog.",
-        "Das Mädchen, dem der Junge hilft, hört den Hund.",
-    ),
+        "The girl who the boy helps hears the dog.", "Das Mädchen, dem der Junge hilft, hört den Hund."),
     "relative pronoun in the dative plural": (
         simple(DOG, "see", NP("bird", plural=True, modifier=Clause(NP("cat"), "follow", (GAP,), "past"))),
         "The dog sees the birds which the cat followed.",
-        "Der Hund sieht die Vögel, denen die Katze gefolgt ist.",
-    ),
+        "Der Hund sieht die Vögel, denen die Katze gefolgt ist."),
     "relative clause after the closing verb": (
         simple(TEACHER, "invite", NP("woman", modifier=Clause(GAP, "listen to", (BOY,)))),
         "The teacher invites the woman who listens to the boy.",
-        "Der Lehrer lädt die Frau ein, die dem Jungen zuhört.",
-    ),
+        "Der Lehrer lädt die Frau ein, die dem Jungen zuhört."),
 }
 
 
@@ -228,23 +160,20 @@ def test_translates_each_phenomenon_as_a_native_speaker_would(sentence, english,
     assert (corpus.english(sentence), corpus.german(sentence)) == (english, german)
 
 
-@pytest.mark.parametrize(
-    "determiner, noun, is_plural, forms",
-    [
-        ("the", "dog", False, "der alte Hund, den alten Hund, dem alten Hund"),
-        ("the", "cat", False, "die alte Katze, die alte Katze, der alten Katze"),
-        ("the", "horse", False, "das alte Pferd, das alte Pferd, dem alten Pferd"),
-        ("the", "child", True, "die alten Kinder, die alten Kinder, den alten Kindern"),
-        ("a", "boy", False, "ein alter Junge, einen alten Jungen, einem alten Jungen"),
-        ("our", "cat", False, "unsere alte Katze, unsere alte Katze, unserer alten Katze"),
-        ("my", "horse", False, "mein altes Pferd, mein altes Pferd, meinem alten Pferd"),
-        ("no", "horse", True, "keine alten Pferde, keine alten Pferde, keinen alten Pferden"),
-        ("this", "horse", False, "dieses alte Pferd, dieses alte Pferd, diesem alten Pferd"),
-        ("every", "dog", False, "jeder alte Hund, jeden alten Hund, jedem alten Hund"),
-        ("three", "woman", True, "drei alte Frauen, drei alte Frauen, drei alten Frauen"),
-        ("", "suitcase", True, "alte Koffer, alte Koffer, alten Koffern"),
-    ],
-)
+@pytest.mark.parametrize("determiner, noun, is_plural, forms", [
+    ("the", "dog", False, "der alte Hund, den alten Hund, dem alten Hund"),
+    ("the", "cat", False, "die alte Katze, die alte Katze, der alten Katze"),
+    ("the", "horse", False, "das alte Pferd, das alte Pferd, dem alten Pferd"),
+    ("the", "child", True, "die alten Kinder, die alten Kinder, den alten Kindern"),
+    ("a", "boy", False, "ein alter Junge, einen alten Jungen, einem alten Jungen"),
+    ("our", "cat", False, "unsere alte Katze, unsere alte Katze, unserer alten Katze"),
+    ("my", "horse", False, "mein altes Pferd, mein altes Pferd, meinem alten Pferd"),
+    ("no", "horse", True, "keine alten Pferde, keine alten Pferde, keinen alten Pferden"),
+    ("this", "horse", False, "dieses alte Pferd, dieses alte Pferd, diesem alten Pferd"),
+    ("every", "dog", False, "jeder alte Hund, jeden alten Hund, jedem alten Hund"),
+    ("three", "woman", True, "drei alte Frauen, drei alte Frauen, drei alten Frauen"),
+    ("", "suitcase", True, "alte Koffer, alte Koffer, alten Koffern"),
+])
 def test_declines_noun_phrases(determiner, noun, is_plural, forms):
     phrase = NP(noun, determiner, ("old",), is_plural)
     cases = corpus.NOMINATIVE, corpus.ACCUSATIVE, corpus.DATIVE
@@ -290,24 +219,12 @@ def test_every_german_word_comes_from_the_paradigms(pairs):
     known |= {word for german, _ in corpus.ADVERBS.values() for word in german.split()}
     known |= {form for forms in corpus.MODALS.values() for form in forms[2:]}
     known |= {form for forms in corpus.RELATIVE.values() for form in forms}
-    known |= {
-        corpus.decline_noun(noun, many, case)
-        for noun in corpus.NOUNS.values()
-        for many in (False, True)
-        for case in cases
-    }
-    known |= {
-        corpus.decline_determiner(determiner, gender, case)
-        for determiner in corpus.DETERMINERS
-        for gender in corpus.STRONG
-        for case in cases
-    }
-    known |= {
-        stem + ending
-        for stem in corpus.ADJECTIVES.values()
-        for endings in corpus.STRONG.values()
-        for ending in ("e", *endings)
-    }
+    known |= {corpus.decline_noun(noun, many, case)
+              for noun in corpus.NOUNS.values() for many in (False, True) for case in cases}
+    known |= {corpus.decline_determiner(determiner, gender, case)
+              for determiner in corpus.DETERMINERS for gender in corpus.STRONG for case in cases}
+    known |= {stem + ending for stem in corpus.ADJECTIVES.values()
+              for endings in corpus.STRONG.values() for ending in ("e", *endings)}
     for verb in corpus.VERBS.values():
         known |= {form for form in (verb.infinitive, verb.german_third, verb.participle)}
         known |= {verb.prefix, *(verb.prefix + form for form in verb[5:8])}
@@ -339,7 +256,8 @@ def test_the_seed_alone_decides_the_bytes(tmp_path):
     for name, seed in (("one", "5"), ("two", "5"), ("other", "6")):
         assert generate(tmp_path / name, "--seed", seed, *SMALL).returncode == 0
     one, two, other = (
-        {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("one", "two", "other")
+        {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()}
+        for name in ("one", "two", "other")
     )
     assert one == two
     assert all(one[name] != other[name] for name in one)
@@ -378,16 +296,9 @@ def test_an_interrupted_run_over_an_older_corpus_is_visibly_incomplete(tmp_path,
     assert len([path for path in tmp_path.iterdir() if path.suffix in (".en", ".de")]) == 2
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ("--train", "0"),
-        ("--valid", "-3"),
-        ("--test", "many"),
-        ("--train", "9" * 12),
-        ("--unknown",),
-    ],
-)
+@pytest.mark.parametrize("arguments", [
+    ("--train", "0"), ("--valid", "-3"), ("--test", "many"), ("--train", "9" * 12), ("--unknown",),
+])
 def test_bad_arguments_give_one_line(tmp_path, arguments):
     result = generate(tmp_path / "corpus", *arguments)
     assert result.returncode != 0
