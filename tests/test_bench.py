@@ -35,10 +35,11 @@ def found(tmp_path_factory):
     words = ["bench", "--out", str(out), *SIZES, "--data", "nowhere", "--without-ctranslate2"]
     with pytest.MonkeyPatch.context() as patch:  # no pauses, and nothing is repeated
         patch.setattr(bench, "Settings", partial(systems.Settings, pause=0, shortest=0))
+        patch.setattr(sys, "argv", ["/somewhere/bin/fairseq-resmlp", *words])
         done = CliRunner().invoke(main, words, catch_exceptions=False)
     assert done.exit_code == 0, done.output
     report = json.loads(out.read_text(encoding="utf-8"))
-    return {**report, "printed": done.output}
+    return {**report, "printed": done.output, "words": words}
 
 
 def test_every_row_is_in_the_json_and_in_the_table(found):
@@ -112,7 +113,7 @@ def test_versions_machine_and_command_are_recorded(found):
     assert found["versions"]["torch"] == str(torch.__version__)
     assert found["machine"]["threads"] == 1
     assert found["settings"]["d"] == SMALL.d
-    assert found["command"].startswith("fairseq-resmlp ")
+    assert found["command"] == f"fairseq-resmlp {' '.join(found['words'])}"
 
 
 def test_shares_of_time_add_up(found):
