@@ -60,7 +60,7 @@ same_settings() {
         "remove the folder, or remove that file to go on all the same. The settings now: $2"
 }
 
-corpus='' arch='' from='' mirror='' out='' against='' options=()
+corpus='' arch='' name='' from='' mirror='' out='' against='' options=()
 while [ $# -gt 0 ]; do
     case $1 in
         -h | --help) usage ;;
@@ -91,7 +91,7 @@ corpora=$(cd "$root/examples" && ls -d ./*/corpus.sh | sed 's|^\./||; s|/corpus.
 corpus=$(basename "$folder")
 out=${out:-runs/$corpus}
 arch=${arch:-$default_arch}
-model=$out/$arch
+model=$out/${name:-$arch}
 plugin=$(realpath --relative-to . "$root/fairseq_resmlp")
 
 # An environment with everything that is active, or that of `make demo`.

@@ -1,23 +1,24 @@
 #!/usr/bin/env bash
 # Average the last checkpoints, translate the test sets with beam search, and score them, saying which BLEU each is.
 #
-#   scripts/evaluate.sh CORPUS [ARCH] [--out DIR] [--against FILE] [-- OPTION...]
+#   scripts/evaluate.sh CORPUS [ARCH] [--name NAME] [--out DIR] [--against FILE] [-- OPTION...]
 #
 #   ARCH             the architecture that was trained (default: the corpus' own)
+#   --name NAME      the name that train.sh was given (default: ARCH)
 #   --out DIR        where prepare.sh and train.sh wrote (default: runs/CORPUS)
 #   --against FILE   another system's translation of the first test set: compare by paired bootstrap
 #   OPTION...        more options for fairseq-generate
 #
-# For each test set it writes a folder DIR/ARCH/TEST with the translation, scores.txt and scores.json, in place of one by
+# For each test set it writes a folder DIR/NAME/TEST with the translation, scores.txt and scores.json, in place of one by
 # another model or with other options.
-accepts='--out --against --'
+accepts='--name --out --against --'
 . "$(dirname "$0")/common.sh"
 mapfile -t checkpoints < <(find "$model/checkpoints" -name 'checkpoint_*_*.pt' 2> /dev/null | sort -V | tail -n "$average")
 [ ${#checkpoints[@]} -gt 0 ] || fail "no checkpoints in $model/checkpoints: scripts/train.sh $corpus $arch writes one" \
     "after every $save_updates updates"
 no_one_else_in "$model"
 
-step "$corpus, $arch 1/2: the mean of ${#checkpoints[@]} checkpoints"
+step "$corpus, ${name:-$arch} 1/2: the mean of ${#checkpoints[@]} checkpoints"
 mean=$model/average${#checkpoints[@]}.pt
 if [ "$mean" -nt "${checkpoints[-1]}" ]; then
     echo "$mean is done"
@@ -26,9 +27,9 @@ else
 fi
 
 number=''
-for name in $(test_sets); do
-    step "$corpus, $arch 2/2: $name"
-    results=$model/$name
+for test in $(test_sets); do
+    step "$corpus, ${name:-$arch} 2/2: $test"
+    results=$model/$test
     generate=(fairseq-generate "$out/data-bin" --user-dir "$plugin" --path "$mean" --gen-subset "test$number"
         --beam "$beam" --lenpen "$lenpen" --remove-bpe sentencepiece --max-tokens 4000 "${options[@]}")
     made_by="${generate[*]} $(sha256sum < "$mean")"
@@ -44,8 +45,8 @@ for name in $(test_sets); do
         echo "$made_by" > "$results.part/made_by"
     }
     once "$results" translate
-    fairseq-resmlp score "$results/translation.$target" --reference "$out/raw/$name.$target" --target-lang "$target" \
-        --checkpoint "$mean" --record corpus="$corpus" --record arch="$arch" --record test="$name" \
+    fairseq-resmlp score "$results/translation.$target" --reference "$out/raw/$test.$target" --target-lang "$target" \
+        --checkpoint "$mean" --record corpus="$corpus" --record arch="$arch" --record test="$test" \
         --record average="${checkpoints[*]}" --record generate="${generate[*]}" --record-json train="$out/pieces/train.json" \
         ${against:+--against "$against"} --json "$results/scores.json" | tee "$results/scores.txt"
     number=$((number + 1)) against=''

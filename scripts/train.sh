@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Train by the paper's recipe, with the settings of the corpus.
 #
-#   scripts/train.sh CORPUS [ARCH] [--out DIR] [-- OPTION...]
+#   scripts/train.sh CORPUS [ARCH] [--name NAME] [--out DIR] [-- OPTION...]
 #
-#   ARCH        an architecture of the plugin (default: the corpus' own); checkpoints are in DIR/ARCH/checkpoints
-#   --out DIR   where prepare.sh wrote (default: runs/CORPUS)
-#   OPTION...   more options for fairseq-train, such as -- --lr 0.1
+#   ARCH          an architecture of the plugin or of fairseq (default: the corpus' own)
+#   --name NAME   checkpoints are in DIR/NAME/checkpoints (default: ARCH)
+#   --out DIR     where prepare.sh wrote (default: runs/CORPUS)
+#   OPTION...     more options for fairseq-train, such as -- --lr 0.1
 #
 # It uses all GPUs of the machine, or its CPU. An update takes as many tokens whatever the number of devices. Several
 # machines, or several processes on CPUs:
@@ -13,7 +14,7 @@
 #   torchrun --nproc-per-node 2 --no-python scripts/train.sh CORPUS ARCH
 #
 # Run again, it goes on from its last checkpoint. Several machines need DIR on a file system that they share.
-accepts='--out --'
+accepts='--name --out --'
 . "$(dirname "$0")/common.sh"
 [ -e "$out/data-bin" ] || fail "$out/data-bin is not there: run scripts/prepare.sh $corpus first"
 
@@ -51,7 +52,7 @@ if [ "${RANK:-0}" = 0 ]; then
     no_one_else_in "$model"
     # One model is never trained by two recipes. It can be trained for longer: updates are not among these.
     same_settings "$model/settings" "$(declare -p dropout lr warmup_updates criterion devices max_tokens update_freq options)"
-    step "$corpus, $arch: $updates updates of $batch_tokens tokens, on $devices $([ "$gpus" = 0 ] && echo CPU || echo GPU)" \
+    step "$corpus, ${name:-$arch}: $updates updates of $batch_tokens tokens, on $devices $([ "$gpus" = 0 ] && echo CPU || echo GPU)" \
         "process(es) with $max_tokens tokens and --update-freq $update_freq"
 fi
 run fairseq-train "$out/data-bin" --user-dir "$plugin" --arch "$arch" --share-all-embeddings --dropout "$dropout" \
