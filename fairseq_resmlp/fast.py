@@ -39,6 +39,7 @@ BLOCK = 128  # columns of the output layer that are looked at together, see `Net
 LOGITS = 1 << 22  # logits at a time: above 32 MiB malloc asks the system for fresh pages at every step
 WIDE = 4096  # outputs of a layer from which in int8 oneDNN is faster than fbgemm
 DTYPES = ("float32", "int8", "float16")
+MIXING = ("LinearMixing", "ToeplitzMixing", "NoMixing")  # names, as their module needs fairseq
 
 Weights = Dict[str, Tensor]
 Linear = Callable[[Tensor], Tensor]
@@ -95,7 +96,11 @@ def fold(model) -> Tuple[Shape, Weights]:
 
     Returns:
         its sizes, and the weights that `Shape.weights` names, float32, computed in float64
+
+    Raises:
+        InputError: a variant of the model that `Network` does not know
     """
+    _refuse_what_is_not_here(model)
     model = copy.deepcopy(model).double().cpu()
     model.make_generation_fast_()  # what fairseq-generate folds
     encoder, decoder = model.encoder, model.decoder
@@ -145,18 +150,30 @@ def _parameters(layer) -> Tuple[Tensor, Tensor]:
     return layer.weight, layer.bias
 
 
+def _refuse_what_is_not_here(model) -> None:
+    """Raise InputError if the model has parts that `Network` does not compute, naming the option."""
+    layers = [*model.encoder.layers, *model.decoder.layers]
+    options = {
+        "--token-mixing mlp or conv": any(type(layer.mixing).__name__ not in MIXING for layer in layers),
+        "--mixing-heads": any(getattr(layer.mixing, "heads", 1) > 1 for layer in layers),
+        "--normalization layer": any(type(layer.mixing_pre).__name__ != "Aff" for layer in layers),
+        "--positional-embeddings": model.encoder.positions.P is not None,
+        "--activation-fn": any(layer.ffn.activation is not F.gelu for layer in layers),
+    }
+    for option, there in options.items():
+        if there:
+            raise InputError(f"a model with {option} cannot be exported: translate with fairseq-generate")
+
+
 def _fold_mixing(layer, N: int) -> Tuple[Tensor, Tensor, Tensor, Tensor]:
     """A, scale, bias (N x d) and shift of a layer: what it adds to x is scale * (A x) + bias + rowsum(A) shift."""
     pre, mixing, post = layer.mixing_pre, layer.mixing, layer.mixing_post
-    if type(mixing).__name__ not in ("LinearMixing", "NoMixing"):
-        raise InputError(
-            f"{type(mixing).__name__} cannot be exported: the fast path knows --token-mixing linear and none"
-        )
-    if not hasattr(mixing, "A"):
+    if not hasattr(mixing, "matrix"):
         return post.alpha.new_zeros(N, N), post.alpha, post.beta.expand(N, -1), torch.zeros_like(post.beta)
+    A = mixing.matrix(N)[0]
     if mixing.causal:  # folded: there is a bias for each position, and nothing is left behind the mixing
-        return mixing.A.tril(), pre.alpha, mixing.b, torch.zeros_like(pre.beta)
-    return mixing.A, post.alpha * pre.alpha, torch.outer(mixing.b, post.alpha) + post.beta, post.alpha * pre.beta
+        return A, pre.alpha, mixing.b, torch.zeros_like(pre.beta)
+    return A, post.alpha * pre.alpha, torch.outer(mixing.b, post.alpha) + post.beta, post.alpha * pre.beta
 
 
 class Quantised(NamedTuple):

@@ -23,7 +23,8 @@ from .divergence import LossWatch
 from .errors import InputError
 from .lines import Translator, cut_long_lines
 from .mends import name_long_sentences
-from .resmlp import TOKEN_MIXING, ResMLPDecoder, ResMLPEncoder
+from .resmlp import ACTIVATION, NORMALIZATION, ResMLPDecoder, ResMLPEncoder
+from .variants import TOKEN_MIXING
 
 logger = logging.getLogger(__name__)
 
@@ -58,14 +59,37 @@ class ResMLPConfig(FairseqDataclass):
     )
     token_mixing: ChoiceEnum(list(TOKEN_MIXING)) = field(
         default="linear",
-        metadata={"help": "how a sentence's tokens see each other: linear is the paper's A, none is A = 0"},
+        metadata={
+            "help": "how a sentence's tokens see each other: linear is the paper's A; toeplitz has one weight an "
+            "offset, mlp two layers and a GELU, conv a depthwise convolution; none is A = 0"
+        },
+    )
+    mixing_heads: int = field(
+        default=1,
+        metadata={"help": "matrices A of a linear or toeplitz layer, each for its share of the channels"},
+    )
+    mixing_kernel: int = field(default=7, metadata={"help": "width of the conv token mixing, in tokens; an odd number"})
+    no_mixing_bias: bool = field(default=False, metadata={"help": "leave out b, the bias of a linear token mixing"})
+    mixing_init_std: float = field(
+        default=0.0,
+        metadata={"help": "standard deviation of the initial A of a linear token mixing; at 0 it starts at zero"},
+    )
+    normalization: ChoiceEnum(list(NORMALIZATION)) = field(
+        default="affine",
+        metadata={"help": "before each sublayer and after each stack: affine is the paper's Aff, layer is LayerNorm"},
+    )
+    positional_embeddings: ChoiceEnum(["none", "learned", "sinusoidal"]) = field(
+        default="none", metadata={"help": "embeddings of positions, added to those of tokens; the paper has none"}
+    )
+    activation_fn: ChoiceEnum(list(ACTIVATION)) = field(
+        default="gelu", metadata={"help": "between the two layers of a feed-forward"}
     )
     dropout: float = field(
         default=0.1, metadata={"help": "dropout on the embeddings and at the end of each residual branch"}
     )
     attention_dropout: float = field(default=0.0, metadata={"help": "dropout on cross-attention weights"})
     activation_dropout: float = field(
-        default=0.0, metadata={"help": "dropout after the GELU of the feed-forward layers"}
+        default=0.0, metadata={"help": "dropout after the activation of the feed-forward layers"}
     )
     share_decoder_input_output_embed: bool = field(
         default=False, metadata={"help": "tie the output layer to the target embeddings"}
@@ -181,12 +205,12 @@ class ResMLPModel(FairseqEncoderDecoderModel):
         return self.decoder(prev_output_tokens, encoder_out, features_only=features_only)
 
     def upgrade_state_dict_named(self, state_dict: Dict[str, Tensor], name: str) -> None:
-        """Say so where a checkpoint has another N; `LinearMixing` then fits its matrices."""
+        """Say so where a checkpoint has another N; the mixing then fits its matrices."""
         for side, stack in (("encoder", self.encoder), ("decoder", self.decoder)):
-            A = state_dict.get(f"{side}.layers.0.mixing.A")
-            if A is not None and len(A) != stack.N:
+            b = state_dict.get(f"{side}.layers.0.mixing.b")  # conv and none have no N
+            if b is not None and len(b) != stack.N:
                 logger.warning(
-                    f"this checkpoint's {side} has N = {len(A)}, fitted to --{side}-max-positions {stack.N}; "
+                    f"this checkpoint's {side} has N = {len(b)}, fitted to --{side}-max-positions {stack.N}; "
                     "to train it further pass --reset-optimizer, whose state has the old size"
                 )
         super().upgrade_state_dict_named(state_dict, name)
@@ -269,6 +293,12 @@ def _check(cfg: ResMLPConfig, task) -> None:
             f"--decoder-embed-dim {cfg.decoder_embed_dim} is not a multiple of "
             f"--decoder-attention-heads {cfg.decoder_attention_heads}"
         )
+    for side in ("encoder", "decoder"):
+        d = getattr(cfg, f"{side}_embed_dim")
+        if d % cfg.mixing_heads:
+            raise InputError(f"--{side}-embed-dim {d} is not a multiple of --mixing-heads {cfg.mixing_heads}")
+    if cfg.mixing_kernel % 2 == 0:
+        raise InputError(f"--mixing-kernel {cfg.mixing_kernel} has no middle: take an odd number")
     if cfg.share_all_embeddings and task.source_dictionary != task.target_dictionary:
         raise InputError(
             "--share-all-embeddings needs one dictionary for both languages: run fairseq-preprocess with "
@@ -296,9 +326,13 @@ def _defaults(name: str) -> str:
 
 
 def _register(arch: str, changes: Dict[str, object]) -> None:
+    # All options: those that a checkpoint was trained without, as it is older than they are, have their defaults.
+    options = {option.name: getattr(ResMLPConfig, option.name) for option in fields(ResMLPConfig)}
+    options.update(changes)
+
     @register_model_architecture("resmlp", arch)
     def apply(args) -> None:
-        for name, value in changes.items():
+        for name, value in options.items():
             setattr(args, name, getattr(args, name, value))
 
 

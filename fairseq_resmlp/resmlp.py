@@ -19,7 +19,6 @@ import hashlib
 from typing import Dict, List, Optional, Tuple
 
 import torch
-from fairseq.incremental_decoding_utils import with_incremental_state
 from fairseq.models import FairseqEncoder, FairseqIncrementalDecoder
 from fairseq.models.transformer import Linear
 from fairseq.modules import FairseqDropout
@@ -29,6 +28,8 @@ from torch.nn import functional as F
 from .attention import CrossAttention, IncrementalState
 from .errors import InputError, check_length
 from .linear import linear
+from .mixing import TOKEN_MIXING, TokenMixing, fit
+from .positions import Positions
 
 EncoderOut = Dict[str, List[Tensor]]
 
@@ -71,134 +72,120 @@ def set_linear(layer: nn.Linear, weight: Tensor, bias: Tensor) -> None:
     layer.weight, layer.bias = (nn.Parameter(p.to(layer.weight.dtype)) for p in (weight, bias))
 
 
-@with_incremental_state
-class LinearMixing(nn.Module):
+class LayerNorm(nn.LayerNorm):
+    """The Transformer's normalisation in place of an Aff before a sublayer: `--normalization layer`."""
+
+    def fold_into_next(self, layer: nn.Linear) -> nn.Module:
+        """Nothing can be folded: it depends on what it is given."""
+        return self
+
+
+NORMALIZATION = {"affine": Aff, "layer": LayerNorm}
+
+
+class LinearMixing(TokenMixing):
     """A linear layer across tokens, the same for every channel: y = A x + b, the inside of equation (2).
 
     A (N x N) is cut to the T positions at hand; `causal` keeps it lower-triangular by cutting in the
     forward pass, so that the entries above the diagonal start at zero, get a zero gradient and stay zero.
 
-    A and b start at zero: entries that training never visits add nothing to a longer sentence.
-
-    Shape: x is T x B x d and so is the result. With an incremental state x is the newest position, 1 x B x d,
-    the earlier ones come from the cache, and row t of A is applied.
-
-    The cache is written once and never reordered: `store` (at least t x B x d) holds every x as it came, and
-    `ancestors` (B x t) which row of it, seen as (t B) x d, each hypothesis has at each position. Beam search reorders
-    these numbers alone, and the mixing reads what it needs in one pass.
+    With h heads (--mixing-heads), A is h x N x N: one matrix for each group of d / h channels.
     """
 
-    def __init__(self, N: int, causal: bool):
+    def __init__(self, d: int, N: int, causal: bool, cfg):
         super().__init__()
-        self.causal = causal
-        self.A = nn.Parameter(torch.zeros(N, N))
-        self.b = nn.Parameter(torch.zeros(N))
+        self.causal, self.N, self.heads = causal, N, cfg.mixing_heads
+        self.add_parameters(cfg)
 
-    def forward(self, x: Tensor, incremental_state: Optional[IncrementalState] = None) -> Tensor:
-        if incremental_state is not None:
-            return self.newest(x, incremental_state)
-        T, B, d = x.shape
-        A = self.A[:T, :T]
+    def add_parameters(self, cfg) -> None:
+        """A and b, at zero. Without a bias (--no-mixing-bias) b stays there."""
+        A = torch.zeros(self.heads, self.N, self.N)
+        if cfg.mixing_init_std:
+            A.normal_(std=cfg.mixing_init_std)
+        A = A.tril() if self.causal else A
+        self.A = nn.Parameter(A if self.heads > 1 else A[0])
+        b = torch.zeros(self.N)
+        if cfg.no_mixing_bias:
+            self.register_buffer("b", b)
+        else:
+            self.b = nn.Parameter(b)
+
+    def matrix(self, T: int) -> Tensor:
+        """A for T positions. Shape: h x T x T."""
+        A = self.A[..., :T, :T]
         if self.causal:
             A = A.tril()
-        return linear(A, x.reshape(T, B * d).t()).view(T, B, d) + self.b[:T].view(T, 1, -1)
+        return A if A.dim() == 3 else A.unsqueeze(0)
 
-    def newest(self, x: Tensor, incremental_state: IncrementalState) -> Tensor:
-        """Mix the newest position with those before it, and remember it. Shape: 1 x B x d to 1 x B x d."""
-        B = x.size(1)
-        row = torch.arange(B, device=x.device).unsqueeze(1)  # B x 1
-        state = self.get_incremental_state(incremental_state, "mixing")
-        if state is None:
-            store, ancestors = x, row
-        else:
-            past, earlier = state["store"], state["ancestors"]
-            assert past is not None and earlier is not None
-            t = earlier.size(1)
-            store = past if t < past.size(0) else torch.cat([past, torch.empty_like(past)])
-            if x.requires_grad:  # what is kept for gradients must not be written to
-                store = store.clone()
-            store[t, :B] = x[0]
-            ancestors = torch.cat([earlier, row + t * store.size(1)], 1)  # B x (t + 1)
-        cache: Dict[str, Optional[Tensor]] = {"store": store, "ancestors": ancestors}  # TorchScript infers no Optional
-        self.set_incremental_state(incremental_state, "mixing", cache)
-        t = ancestors.size(1) - 1
-        weights = self.A[t, : t + 1].expand_as(ancestors).contiguous()
-        y = F.embedding_bag(ancestors, store.flatten(0, 1), per_sample_weights=weights, mode="sum")
-        return (y + self.b[t]).unsqueeze(0)
+    def row(self, t: int) -> Tensor:
+        """Row t of a causal A, up to the diagonal. Shape: h x (t + 1)."""
+        A = self.A[..., t, : t + 1]
+        return A if A.dim() == 2 else A.unsqueeze(0)
 
-    @torch.jit.export
-    def reorder_incremental_state(
-        self, incremental_state: IncrementalState, new_order: Tensor
-    ) -> Optional[IncrementalState]:
-        """Let every hypothesis in the batch go on from the cache of the one it extends."""
-        state = self.get_incremental_state(incremental_state, "mixing")
-        if state is not None:
-            store, ancestors = state["store"], state["ancestors"]
-            assert store is not None and ancestors is not None
-            ancestors = ancestors.index_select(0, new_order)
-            if ancestors.size(0) > store.size(1):  # more hypotheses than `store` has room for: a wider one
-                store = store.flatten(0, 1)[ancestors.t()]  # t x B x d
-                ancestors = torch.arange(ancestors.numel(), device=store.device).view(store.shape[:2]).t()
-            state["store"], state["ancestors"] = store, ancestors
-            self.set_incremental_state(incremental_state, "mixing", state)
-        return incremental_state
+    def mix(self, x: Tensor, keep: Optional[Tensor]) -> Tensor:
+        T, B, d = x.shape
+        A, b, h = self.matrix(T), self.b[:T].view(T, 1, -1), self.heads
+        if h == 1:
+            return linear(A[0], x.reshape(T, B * d).t()).view(T, B, d) + b
+        groups = x.reshape(T, B, h, d // h).permute(2, 0, 1, 3).reshape(h, T, -1)
+        return torch.bmm(A, groups).view(h, T, B, d // h).permute(1, 2, 0, 3).reshape(T, B, d) + b
 
-    def fold(self, pre: Aff, post: Aff) -> Tuple[nn.Module, nn.Module]:
+    def newest(self, store: Tensor, ancestors: Tensor) -> Tensor:
+        """One pass over the rows of the cache that row t of A weighs."""
+        (B, t), h = ancestors.shape, self.heads
+        weights = self.row(t - 1)  # h x t
+        if h > 1:  # a row of the cache is h rows of d / h channels
+            ancestors = (ancestors.unsqueeze(1) * h + torch.arange(h, device=store.device).unsqueeze(1)).flatten(0, 1)
+            weights = weights.repeat(B, 1)
+        table = store.reshape(-1, store.size(2) // h)
+        y = F.embedding_bag(ancestors, table, per_sample_weights=weights.expand_as(ancestors).contiguous(), mode="sum")
+        return (y.view(B, -1) + self.b[t - 1]).unsqueeze(0)
+
+    def fold(self, pre: nn.Module, post: Aff) -> Tuple[nn.Module, nn.Module]:
         """Do the work of the Affs around: post(A pre(x) + b) = A (s x) + b', b' of N x d. Returns what is left of them.
 
         Channels and positions do not meet in A (s x), so that s = alpha_post alpha_pre can stand before it; beta_pre
         reaches position t with the sum of row t of A, which padding would change: for causal mixing only.
         """
         assert self.causal
+        if not isinstance(pre, Aff):
+            return pre, post
         alpha = post.alpha.double()
-        rows = self.A.double().tril().sum(1, keepdim=True)  # N x 1
+        rows = self.matrix(self.N).double().sum(2)  # h x N
+        rows = rows.repeat_interleave(alpha.numel() // self.heads, 0).t()  # N x d
         b = alpha * (rows * pre.beta.double() + self.b.double()[:, None]) + post.beta.double()
         self.b = nn.Parameter(b.to(self.b.dtype))
-        scale = Aff(alpha.numel()).to(self.A)
-        scale.alpha = nn.Parameter((alpha * pre.alpha.double()).to(self.A.dtype))
+        scale = Aff(alpha.numel()).to(self.b)
+        scale.alpha = nn.Parameter((alpha * pre.alpha.double()).to(self.b.dtype))
         return scale, nn.Identity()
 
     def upgrade_state_dict_named(self, state_dict: Dict[str, Tensor], name: str) -> None:
         """Fit a checkpoint trained with another N: cut it down, or fill up with harmless zeros."""
-        N = self.b.numel()
         A, b = state_dict.get(f"{name}.A"), state_dict.get(f"{name}.b")
         if A is None or b is None:
             return
-        n = min(N, b.numel())
-        fitted_A, fitted_b = A.new_zeros(N, N), b.new_zeros(N)
-        fitted_A[:n, :n], fitted_b[:n] = A[:n, :n], b[:n]
-        state_dict[f"{name}.A"] = fitted_A.tril() if self.causal else fitted_A
-        state_dict[f"{name}.b"] = fitted_b
+        A = fit(fit(A, -1, self.N), -2, self.N)
+        state_dict[f"{name}.A"] = A.tril() if self.causal else A
+        state_dict[f"{name}.b"] = fit(b, 0, self.N)
 
 
-class NoMixing(nn.Module):
-    """A = 0 and b = 0: tokens never see each other outside cross-attention. The baseline of the ablation."""
+TOKEN_MIXING["linear"] = LinearMixing
 
-    def __init__(self, N: int, causal: bool):
-        super().__init__()
-
-    def forward(self, x: Tensor, incremental_state: Optional[IncrementalState] = None) -> Tensor:
-        return x * 0  # not zeros_like: distributed training wants a gradient for every parameter before it
-
-    def fold(self, pre: Aff, post: Aff) -> Tuple[nn.Module, nn.Module]:
-        """There is nothing to do their work."""
-        return pre, post
-
-
-TOKEN_MIXING = {"linear": LinearMixing, "none": NoMixing}
+ACTIVATION = {"gelu": F.gelu, "relu": F.relu}
 
 
 class FeedForward(nn.Module):
-    """C GELU(B x), the inside of equation (3). Shape: (..., d) to (..., d)."""
+    """C GELU(B x), the inside of equation (3), or with another activation. Shape: (..., d) to (..., d)."""
 
-    def __init__(self, d: int, hidden: int, activation_dropout: float):
+    def __init__(self, d: int, hidden: int, cfg):
         super().__init__()
         self.B = Linear(d, hidden)
         self.C = Linear(hidden, d)
-        self.activation_dropout = FairseqDropout(activation_dropout, module_name=self.__class__.__name__)
+        self.activation = ACTIVATION[cfg.activation_fn]
+        self.activation_dropout = FairseqDropout(cfg.activation_dropout, module_name=self.__class__.__name__)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.activation_dropout(F.gelu(linear(x, self.B.weight, self.B.bias)))
+        h = self.activation_dropout(self.activation(linear(x, self.B.weight, self.B.bias)))
         return linear(h, self.C.weight, self.C.bias)
 
 
@@ -210,16 +197,15 @@ class ResMLPEncoderLayer(nn.Module):
 
     def __init__(self, cfg):
         super().__init__()
-        d = cfg.encoder_embed_dim
-        self.mixing_pre, self.mixing_post = Aff(d), Aff(d, POST_ALPHA)
-        self.mixing = TOKEN_MIXING[cfg.token_mixing](cfg.encoder_max_positions, causal=False)
-        self.ffn_pre, self.ffn_post = Aff(d), Aff(d, POST_ALPHA)
-        self.ffn = FeedForward(d, cfg.encoder_ffn_embed_dim, cfg.activation_dropout)
+        d, norm = cfg.encoder_embed_dim, NORMALIZATION[cfg.normalization]
+        self.mixing_pre, self.mixing_post = norm(d), Aff(d, POST_ALPHA)
+        self.mixing = TOKEN_MIXING[cfg.token_mixing](d, cfg.encoder_max_positions, False, cfg)
+        self.ffn_pre, self.ffn_post = norm(d), Aff(d, POST_ALPHA)
+        self.ffn = FeedForward(d, cfg.encoder_ffn_embed_dim, cfg)
         self.dropout = FairseqDropout(cfg.dropout, module_name=self.__class__.__name__)
 
     def forward(self, x: Tensor, keep: Tensor) -> Tensor:
-        # Every Aff's beta makes padding non-zero again, hence the mask before each mixing.
-        x = x + self.dropout(self.mixing_post(self.mixing(self.mixing_pre(x) * keep)))
+        x = x + self.dropout(self.mixing_post(self.mixing(self.mixing_pre(x), keep)))
         return x + self.dropout(self.ffn_post(self.ffn(self.ffn_pre(x))))
 
     def fold(self) -> None:
@@ -240,10 +226,10 @@ class ResMLPDecoderLayer(nn.Module):
 
     def __init__(self, cfg):
         super().__init__()
-        d = cfg.decoder_embed_dim
-        self.mixing_pre, self.mixing_post = Aff(d), Aff(d, POST_ALPHA)
-        self.mixing = TOKEN_MIXING[cfg.token_mixing](cfg.decoder_max_positions, causal=True)
-        self.attention_pre, self.attention_post = Aff(d), Aff(d, POST_ALPHA)
+        d, norm = cfg.decoder_embed_dim, NORMALIZATION[cfg.normalization]
+        self.mixing_pre, self.mixing_post = norm(d), Aff(d, POST_ALPHA)
+        self.mixing = TOKEN_MIXING[cfg.token_mixing](d, cfg.decoder_max_positions, True, cfg)
+        self.attention_pre, self.attention_post = norm(d), Aff(d, POST_ALPHA)
         self.attention = CrossAttention(
             d,
             cfg.decoder_attention_heads,
@@ -252,8 +238,8 @@ class ResMLPDecoderLayer(nn.Module):
             dropout=cfg.attention_dropout,
             encoder_decoder_attention=True,
         )
-        self.ffn_pre, self.ffn_post = Aff(d), Aff(d, POST_ALPHA)
-        self.ffn = FeedForward(d, cfg.decoder_ffn_embed_dim, cfg.activation_dropout)
+        self.ffn_pre, self.ffn_post = norm(d), Aff(d, POST_ALPHA)
+        self.ffn = FeedForward(d, cfg.decoder_ffn_embed_dim, cfg)
         self.dropout = FairseqDropout(cfg.dropout, module_name=self.__class__.__name__)
 
     def forward(
@@ -265,7 +251,7 @@ class ResMLPDecoderLayer(nn.Module):
         incremental_state: Optional[IncrementalState],
         need_attn: bool,
     ) -> Tuple[Tensor, Optional[Tensor]]:
-        x = x + self.dropout(self.mixing_post(self.mixing(self.mixing_pre(x), incremental_state)))
+        x = x + self.dropout(self.mixing_post(self.mixing(self.mixing_pre(x), None, incremental_state)))
         h, attn = self.attention(
             self.attention_pre(x), encoder_out, encoder_padding_mask, rows, incremental_state, need_attn
         )
@@ -312,7 +298,7 @@ def check_dictionary(version: Tensor, state_dict: Dict[str, Tensor], name: str, 
 
 
 class ResMLPEncoder(FairseqEncoder):
-    """Embedding, L encoder layers and a final Aff.
+    """Embedding, L encoder layers and a final Aff (or LayerNorm).
 
     The embedding is not multiplied by sqrt(d) as in the Transformer: no LayerNorm would undo that, a tied
     output layer would give the previous word a logit of about sqrt(d), and training would start at a
@@ -331,9 +317,11 @@ class ResMLPEncoder(FairseqEncoder):
         self.padding_idx: int = dictionary.pad()
         self.register_buffer("dictionary_version", version_of(dictionary))
         self.embed_tokens = embed_tokens
+        self.positions = Positions(cfg.positional_embeddings, self.N, d)
         self.dropout = FairseqDropout(cfg.dropout, module_name=self.__class__.__name__)
         self.layers = nn.ModuleList([ResMLPEncoderLayer(cfg) for _ in range(cfg.encoder_layers)])
-        self.final = Aff(d)
+        self.final = NORMALIZATION[cfg.normalization](d)
+        self.folded = False
 
     def forward(self, src_tokens: Tensor, src_lengths: Optional[Tensor] = None) -> EncoderOut:
         """Encode sentences padded on either side.
@@ -357,7 +345,7 @@ class ResMLPEncoder(FairseqEncoder):
         left_padding = src_tokens.eq(self.padding_idx).long().cumprod(1).sum(1)
         src_tokens = roll_rows(src_tokens, left_padding)
         padding_mask = src_tokens.eq(self.padding_idx)
-        x = self.dropout(self.embed_tokens(src_tokens)).transpose(0, 1)  # S x B x d
+        x = self.dropout(self.positions(self.embed_tokens(src_tokens))).transpose(0, 1)  # S x B x d
         keep = (~padding_mask).t().unsqueeze(-1).type_as(x)  # S x B x 1
         for layer in self.layers:
             x = layer(x, keep)
@@ -381,8 +369,9 @@ class ResMLPEncoder(FairseqEncoder):
 
     def make_generation_fast_(self, **kwargs) -> None:
         """Called by fairseq-generate: fold the Affs of the feed-forward layers."""
-        for layer in self.layers:
-            if isinstance(layer.ffn_pre, Aff):  # not folded yet
+        if not self.folded:
+            self.folded = True
+            for layer in self.layers:
                 layer.fold()
 
     def max_positions(self) -> int:
@@ -395,7 +384,7 @@ class ResMLPEncoder(FairseqEncoder):
 
 
 class ResMLPDecoder(FairseqIncrementalDecoder):
-    """Embedding, L decoder layers, a final Aff and the output layer.
+    """Embedding, L decoder layers, a final Aff (or LayerNorm) and the output layer.
 
     Args:
         cfg (ResMLPConfig): see `fairseq_resmlp.model`
@@ -409,15 +398,17 @@ class ResMLPDecoder(FairseqIncrementalDecoder):
         self.N = cfg.decoder_max_positions
         self.register_buffer("dictionary_version", version_of(dictionary))
         self.embed_tokens = embed_tokens
+        self.positions = Positions(cfg.positional_embeddings, self.N, d)
         self.dropout = FairseqDropout(cfg.dropout, module_name=self.__class__.__name__)
         self.layers = nn.ModuleList([ResMLPDecoderLayer(cfg) for _ in range(cfg.decoder_layers)])
-        self.final = Aff(d)
+        self.final = NORMALIZATION[cfg.normalization](d)
         self.output_projection = nn.Linear(d, len(dictionary), bias=False)
         if cfg.share_decoder_input_output_embed:
             self.output_projection.weight = embed_tokens.weight
         else:
             nn.init.normal_(self.output_projection.weight, mean=0, std=d**-0.5)
         self.need_attn = True
+        self.folded = False
 
     def forward(
         self,
@@ -443,9 +434,11 @@ class ResMLPDecoder(FairseqIncrementalDecoder):
         """
         check_length(prev_output_tokens.size(1), self.N, "target", "decoder")
         assert encoder_out is not None  # fairseq's generator declares it optional
+        first = 0
         if incremental_state is not None:
+            first = prev_output_tokens.size(1) - 1
             prev_output_tokens = prev_output_tokens[:, -1:]
-        x = self.dropout(self.embed_tokens(prev_output_tokens)).transpose(0, 1)  # T x B x d
+        x = self.dropout(self.positions(self.embed_tokens(prev_output_tokens), first)).transpose(0, 1)  # T x B x d
         need_attn = self.need_attn and not self.training
         rows: Optional[Tensor] = None
         left_padding = encoder_out["left_padding"][0]
@@ -493,7 +486,8 @@ class ResMLPDecoder(FairseqIncrementalDecoder):
     def make_generation_fast_(self, need_attn: bool = False, **kwargs) -> None:
         """Called by fairseq-generate: leave attention maps out where nobody asked for them, and fold the Affs."""
         self.need_attn = need_attn
-        if isinstance(self.final, Aff):  # not folded yet
+        if not self.folded:
+            self.folded = True
             self.final = self.final.fold_into_next(self.output_projection)
             for layer in self.layers:
                 layer.fold()

@@ -67,6 +67,8 @@ def log_probabilities(network, source, target):
     [
         {"share_all_embeddings": True},
         {"token_mixing": "none"},
+        {"token_mixing": "toeplitz"},
+        {"no_mixing_bias": True},
         {"encoder_embed_dim": 24, "encoder_layers": 3, "encoder_max_positions": 15, "decoder_attention_heads": 4},
         {"share_decoder_input_output_embed": True, "decoder_layers": 1},
     ],
@@ -143,14 +145,21 @@ def test_a_model_that_fairseq_has_prepared_folds_to_the_same():
         torch.testing.assert_close(fold(prepared)[1][name], expected, rtol=0, atol=1e-6)
 
 
-def test_another_kind_of_mixing_is_not_exported_as_none():
-    class Convolution(torch.nn.Module):
-        pass
-
-    model = make_model()
-    model.encoder.layers[0].mixing = Convolution()
-    with pytest.raises(InputError, match="Convolution cannot be exported"):
-        fold(model)
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        ({"token_mixing": "mlp"}, "--token-mixing mlp or conv"),
+        ({"token_mixing": "conv"}, "--token-mixing mlp or conv"),
+        ({"mixing_heads": 2}, "--mixing-heads"),
+        ({"normalization": "layer"}, "--normalization layer"),
+        ({"positional_embeddings": "learned"}, "--positional-embeddings"),
+        ({"activation_fn": "relu"}, "--activation-fn"),
+    ],
+    ids=str,
+)
+def test_a_variant_that_the_fast_path_does_not_know_is_refused_by_name(options, said):
+    with pytest.raises(InputError, match=f"{said} cannot be exported"):
+        fold(make_model(**options))
 
 
 def test_threads_that_share_a_model_do_not_disturb_each_other(translator):

@@ -12,6 +12,19 @@ from fairseq.sequence_generator import SequenceGenerator
 from fairseq_resmlp.errors import InputError
 from fairseq_resmlp.model import ARCHITECTURES, ResMLPConfig, ResMLPModel
 from fairseq_resmlp.resmlp import Aff, LinearMixing
+from fairseq_resmlp.variants import TOKEN_MIXING
+
+# What every claim about masks, batches and caches is tried on.
+VARIANTS = [
+    {},
+    *({"token_mixing": name} for name in TOKEN_MIXING if name != "linear"),
+    {"token_mixing": "conv", "mixing_kernel": 3},
+    {"mixing_heads": 4},
+    {"token_mixing": "toeplitz", "mixing_heads": 16},
+    {"no_mixing_bias": True, "activation_fn": "relu", "mixing_init_std": 0.1},
+    {"normalization": "layer", "positional_embeddings": "learned"},
+    {"positional_embeddings": "sinusoidal"},
+]
 
 # The paper's formulas as explicit loops in float64.
 
@@ -76,13 +89,74 @@ def keep_mask(lengths, T):
 @pytest.mark.parametrize("causal", [False, True])
 def test_mixing_is_the_papers_formula(causal):
     torch.manual_seed(0)
-    mixing = LinearMixing(9, causal).double()
+    mixing = LinearMixing(4, 9, causal, ResMLPConfig()).double()
     with torch.no_grad():
         mixing.A.normal_()
         mixing.b.normal_()
-    x = torch.randn(7, 3, 4, dtype=torch.float64) * keep_mask(LENGTHS, 7)
+    x, keep = torch.randn(7, 3, 4, dtype=torch.float64), keep_mask(LENGTHS, 7)
     expected = loop_mixing(x.numpy(), mixing.A.detach().numpy(), mixing.b.detach().numpy(), LENGTHS, causal)
-    np.testing.assert_allclose(mixing(x).detach().numpy(), expected, atol=1e-12)
+    np.testing.assert_allclose(mixing(x, keep).detach().numpy(), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("name", ["linear", "toeplitz"])
+def test_each_head_mixes_its_channels_by_a_matrix_of_its_own(name, causal):
+    torch.manual_seed(0)
+    mixing = TOKEN_MIXING[name](6, 9, causal, ResMLPConfig(mixing_heads=3)).double()
+    with torch.no_grad():
+        for parameter in mixing.parameters():
+            parameter.normal_()
+    x, keep = torch.randn(7, 3, 6, dtype=torch.float64), keep_mask(LENGTHS, 7)
+    got, A = mixing(x, keep).detach().numpy(), mixing.matrix(9).detach().numpy()
+    for h in range(3):
+        channels = slice(2 * h, 2 * h + 2)
+        expected = loop_mixing(x.numpy()[..., channels], A[h], mixing.b.detach().numpy(), LENGTHS, causal)
+        np.testing.assert_allclose(got[..., channels], expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_toeplitz_matrix_has_one_weight_an_offset(causal):
+    mixing = TOKEN_MIXING["toeplitz"](4, 9, causal, ResMLPConfig())
+    with torch.no_grad():
+        mixing.a.normal_()
+    A = mixing.matrix(6)[0]
+    for i, j in np.ndindex(6, 6):
+        offset = i - j
+        assert A[i, j] == (0 if causal and offset < 0 else mixing.a[0, offset + (0 if causal else 8)])
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_convolution_weighs_the_neighbours_of_each_channel(causal):
+    torch.manual_seed(0)
+    mixing = TOKEN_MIXING["conv"](4, 9, causal, ResMLPConfig(mixing_kernel=3)).double()
+    with torch.no_grad():
+        mixing.weight.normal_()
+    x, keep = torch.randn(7, 3, 4, dtype=torch.float64), keep_mask(LENGTHS, 7)
+    got = mixing(x, keep).detach().numpy()
+    for t, s, c in np.ndindex(*x.shape):
+        places = [t + k - (2 if causal else 1) for k in range(3)]
+        weighed = [mixing.weight[c, 0, k] * x[j, s, c] for k, j in enumerate(places) if 0 <= j < LENGTHS[s]]
+        assert got[t, s, c] == pytest.approx(float(sum(weighed)), abs=1e-12)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_an_mlp_over_time_is_two_layers_whose_units_have_positions(causal):
+    torch.manual_seed(0)
+    mixing = TOKEN_MIXING["mlp"](4, 9, causal, ResMLPConfig()).double()
+    with torch.no_grad():
+        for parameter in mixing.parameters():
+            parameter.normal_()
+    x, keep = torch.randn(7, 3, 4, dtype=torch.float64), keep_mask(LENGTHS, 7)
+    got, p = mixing(x, keep).detach().numpy(), numpy_of(mixing)
+    for t, s, c in np.ndindex(*x.shape):
+        y = p["b"][t]
+        for unit in range(4 * LENGTHS[s]):
+            seen = [j for j in range(LENGTHS[s]) if not causal or j <= unit // 4]
+            z = p["b1"][unit] + sum(p["A1"][unit, j] * x.numpy()[j, s, c] for j in seen)
+            if not causal or unit // 4 <= t:
+                y += p["A2"][t, unit] * z * 0.5 * (1 + math.erf(z / math.sqrt(2)))
+        if t < LENGTHS[s]:
+            assert got[t, s, c] == pytest.approx(y, abs=1e-9)
 
 
 def test_encoder_layer_is_equations_2_and_3():
@@ -151,9 +225,9 @@ def test_untrained_loss_is_at_most_a_tenth_above_log_v(arch, tied):
 # Causality.
 
 
-@pytest.mark.parametrize("token_mixing", ["linear", "none"])
-def test_a_target_token_never_sees_a_later_one(token_mixing):
-    model = make_model(token_mixing=token_mixing)
+@pytest.mark.parametrize("options", VARIANTS, ids=str)
+def test_a_target_token_never_sees_a_later_one(options):
+    model = make_model(**options)
     source, target = make_sentences(1), torch.randint(4, 44, (1, 10))
     encoder_out = model.encoder(source[0][None])
     before, _ = model.decoder(target, encoder_out)
@@ -165,8 +239,9 @@ def test_a_target_token_never_sees_a_later_one(token_mixing):
         assert not torch.equal(before[:, t], after[:, t])
 
 
-def test_the_gradient_to_later_target_tokens_is_exactly_zero():
-    model = make_model()
+@pytest.mark.parametrize("options", [options for options in VARIANTS if options.get("mixing_kernel") != 3], ids=str)
+def test_the_gradient_to_later_target_tokens_is_exactly_zero(options):
+    model = make_model(**options)
     encoder_out = model.encoder(make_sentences(1)[0][None])
     embedded = []
     model.decoder.embed_tokens.register_forward_hook(lambda m, i, out: embedded.append(out.requires_grad_()))
@@ -175,7 +250,8 @@ def test_the_gradient_to_later_target_tokens_is_exactly_zero():
         logits, _ = model.decoder(torch.randint(4, 44, (1, 10)), encoder_out)
         (gradient,) = torch.autograd.grad(logits[0, i].sum(), embedded[0], retain_graph=True)
         assert (gradient[0, i + 1 :] == 0).all()
-        assert (gradient[0, : i + 1] != 0).any(dim=-1).all()
+        seen = (gradient[0, : i + 1] != 0).any(dim=-1)
+        assert seen[-1] if options.get("token_mixing") == "none" else seen.all()
 
 
 def test_the_upper_triangle_of_a_decoder_stays_zero_in_training():
@@ -205,8 +281,9 @@ def scores(model, sample, row, target):
 
 @pytest.mark.parametrize("left_pad_source", [True, False])
 @pytest.mark.parametrize("pad_to", [None, 20])
-def test_scores_do_not_depend_on_batch_mates_or_padding(left_pad_source, pad_to):
-    model = make_model()
+@pytest.mark.parametrize("options", VARIANTS, ids=str)
+def test_scores_do_not_depend_on_batch_mates_or_padding(options, left_pad_source, pad_to):
+    model = make_model(**options)
     sources, targets = make_sentences(6), make_sentences(6, seed=1)
     length = {"source": pad_to, "target": pad_to} if pad_to else None
     together = make_batch(sources, targets, left_pad_source, length)
@@ -229,12 +306,14 @@ def generate(model, sources, left_pad_source=True, beam=4, model_class=SequenceG
 
 
 # Without mixing, hypotheses with the same pairs of neighbours in another order have one score: no beam of several.
-MIXING_AND_BEAM = pytest.mark.parametrize("token_mixing, beam", [("linear", 4), ("none", 1)])
+VARIANTS_AND_BEAM = pytest.mark.parametrize(
+    "options, beam", [(options, 1 if options.get("token_mixing") == "none" else 4) for options in VARIANTS], ids=str
+)
 
 
-@MIXING_AND_BEAM
-def test_translations_do_not_depend_on_batch_size_or_padding_side(token_mixing, beam):
-    model = make_model(token_mixing=token_mixing)
+@VARIANTS_AND_BEAM
+def test_translations_do_not_depend_on_batch_size_or_padding_side(options, beam):
+    model = make_model(**options)
     sources = make_sentences(9)
     together = generate(model, sources, beam=beam)
     right = generate(model, sources, left_pad_source=False, beam=beam)
@@ -249,9 +328,9 @@ def test_translations_do_not_depend_on_batch_size_or_padding_side(token_mixing, 
 # Incremental decoding.
 
 
-@pytest.mark.parametrize("token_mixing", ["linear", "none"])
-def test_incremental_decoding_equals_the_full_forward(token_mixing):
-    model = make_model(token_mixing=token_mixing)
+@pytest.mark.parametrize("options", VARIANTS, ids=str)
+def test_incremental_decoding_equals_the_full_forward(options):
+    model = make_model(**options)
     sample = make_batch(make_sentences(5), make_sentences(5, seed=1))
     tokens = sample["net_input"]["prev_output_tokens"]
     encoder_out = model.encoder(sample["net_input"]["src_tokens"])
@@ -263,8 +342,9 @@ def test_incremental_decoding_equals_the_full_forward(token_mixing):
         torch.testing.assert_close(step_extra["attn"][0][:, 0], extra["attn"][0][:, t], atol=1e-5, rtol=0)
 
 
-def test_reordering_follows_beams_of_different_ancestors_and_a_shrinking_batch():
-    model = make_model()
+@pytest.mark.parametrize("options", VARIANTS, ids=str)
+def test_reordering_follows_beams_of_different_ancestors_and_a_shrinking_batch(options):
+    model = make_model(**options)
     source = make_batch(make_sentences(2), make_sentences(2))["net_input"]["src_tokens"]
     encoder_out = model.encoder.reorder_encoder_out(model.encoder(source), torch.tensor([0, 0, 0, 1, 1, 1]))
     tokens = torch.randint(4, 44, (6, 3))
@@ -280,8 +360,9 @@ def test_reordering_follows_beams_of_different_ancestors_and_a_shrinking_batch()
     torch.testing.assert_close(step[:, 0], full[:, -1], atol=1e-5, rtol=0)
 
 
-def test_any_new_order_is_followed_wider_ones_too():
-    model = make_model()
+@pytest.mark.parametrize("options", VARIANTS, ids=str)
+def test_any_new_order_is_followed_wider_ones_too(options):
+    model = make_model(**options)
     source = make_batch(make_sentences(2), make_sentences(2))["net_input"]["src_tokens"]
     encoder_out, tokens, state = model.encoder(source), torch.randint(4, 44, (2, 5)), {}
     for t in range(5):
@@ -335,13 +416,15 @@ def test_hypotheses_that_do_not_stand_together_attend_each_to_its_own_sentence()
         torch.testing.assert_close(step_extra["attn"][0][:, 0], extra["attn"][0][:, t], atol=1e-5, rtol=0)
 
 
-@MIXING_AND_BEAM
-def test_folding_the_affs_away_for_translation_changes_nothing(token_mixing, beam):
-    plain, folded = make_model(token_mixing=token_mixing), make_model(token_mixing=token_mixing)
+@VARIANTS_AND_BEAM
+def test_folding_the_affs_away_for_translation_changes_nothing(options, beam):
+    plain, folded = make_model(**options), make_model(**options)
     for _ in range(2):  # fairseq may ask twice
         folded.make_generation_fast_(need_attn=True)
     left = [name for name, module in folded.named_modules() if isinstance(module, Aff)]
     assert [name for name in left if "mixing" not in name and name != "encoder.final"] == []
+    if isinstance(folded.decoder.layers[0].mixing, LinearMixing) and "normalization" not in options:
+        assert [name for name in left if "decoder" in name and "post" in name] == []
     sample = make_batch(make_sentences(5), make_sentences(5, seed=1))
     torch.testing.assert_close(folded(**sample["net_input"])[0], plain(**sample["net_input"])[0], atol=1e-5, rtol=0)
     got, expected = (generate(model, make_sentences(5), beam=beam) for model in (folded, plain))
@@ -391,9 +474,12 @@ def test_generation_past_n_is_refused_and_within_n_stops_by_itself():
         generate(model, source, match_source_len=True, search_strategy=search)
 
 
-def test_positions_never_trained_leave_the_first_half_of_a_longer_sentence_alone():
+@pytest.mark.parametrize(
+    "options", [{}, {"token_mixing": "mlp"}, {"mixing_heads": 4}, {"normalization": "layer"}], ids=str
+)
+def test_positions_never_trained_leave_the_first_half_of_a_longer_sentence_alone(options):
     """Rows and columns of A that training never reached are as they were born: they add nothing."""
-    model = make_model(randomise=False).train()
+    model = make_model(randomise=False, **options).train()
     optimizer = torch.optim.Adagrad(model.parameters(), lr=0.1)
     sample = make_batch(make_sentences(16, longest=9), make_sentences(16, longest=9, seed=1))
     for _ in range(5):
@@ -412,18 +498,29 @@ def test_positions_never_trained_leave_the_first_half_of_a_longer_sentence_alone
 # A checkpoint trained with another N.
 
 
-def test_a_checkpoint_with_larger_n_is_cut_down():
-    large, small = make_model(), make_model(seed=2, encoder_max_positions=10, decoder_max_positions=8)
+@pytest.mark.parametrize("options", VARIANTS, ids=str)
+def test_a_checkpoint_with_larger_n_is_cut_down(options):
+    large, small = (
+        make_model(**options),
+        make_model(seed=2, encoder_max_positions=10, decoder_max_positions=8, **options),
+    )
     small.load_state_dict(large.state_dict())
     sample = make_batch(make_sentences(4, longest=6), make_sentences(4, longest=6, seed=1))
     torch.testing.assert_close(small(**sample["net_input"])[0], large(**sample["net_input"])[0])
 
 
-def test_a_checkpoint_with_smaller_n_is_filled_up_harmlessly():
-    small, large = make_model(encoder_max_positions=14, decoder_max_positions=14), make_model(seed=2)
+@pytest.mark.parametrize("options", VARIANTS, ids=str)
+def test_a_checkpoint_with_smaller_n_is_filled_up(options):
+    small = make_model(encoder_max_positions=14, decoder_max_positions=14, **options)
+    large = make_model(seed=2, **options)
     large.load_state_dict(small.state_dict())
     sample = make_batch(make_sentences(4, longest=6), make_sentences(4, longest=6, seed=1))
     torch.testing.assert_close(small(**sample["net_input"])[0], large(**sample["net_input"])[0])
+
+
+def test_what_it_is_filled_up_with_is_harmless():
+    small, large = make_model(encoder_max_positions=14, decoder_max_positions=14), make_model(seed=2)
+    large.load_state_dict(small.state_dict())
     short = torch.randint(4, 44, (1, 14))
     long = torch.cat([short, torch.randint(4, 44, (1, 10))], dim=1)
     longer = large.encoder(long)["encoder_out"][0][:14]
@@ -459,9 +556,9 @@ def test_attention_stands_over_the_source_tokens_as_they_were_given(left_pad_sou
 # TorchScript.
 
 
-@MIXING_AND_BEAM
-def test_torchscript_model_and_generator_give_the_same(token_mixing, beam):
-    model = make_model(token_mixing=token_mixing)
+@VARIANTS_AND_BEAM
+def test_torchscript_model_and_generator_give_the_same(options, beam):
+    model = make_model(**options)
     sample = make_batch(make_sentences(5), make_sentences(5, seed=1))
     net_input = sample["net_input"]
     scripted = torch.jit.script(model)
@@ -518,13 +615,33 @@ def test_activation_dropout_stands_after_the_gelu():
     assert not torch.equal(ffn.eval()(x), ffn.C.bias.expand(3, 16))
 
 
-@pytest.mark.parametrize("token_mixing", ["linear", "none"])
-def test_every_parameter_gets_a_gradient(token_mixing):
+@pytest.mark.parametrize("options", VARIANTS, ids=str)
+def test_every_parameter_gets_a_gradient(options):
     """Distributed training waits for one from each."""
-    model = make_model(token_mixing=token_mixing)
+    model = make_model(**options)
     logits, _ = model(**make_batch(make_sentences(3), make_sentences(3))["net_input"])
     logits.sum().backward()
     assert [name for name, p in model.named_parameters() if p.grad is None] == []
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        ({"mixing_heads": 3}, "--encoder-embed-dim 16 is not a multiple of --mixing-heads 3"),
+        ({"mixing_kernel": 4}, "--mixing-kernel 4 has no middle"),
+    ],
+    ids=str,
+)
+def test_variants_that_cannot_work_are_refused_by_name(options, said):
+    with pytest.raises(InputError, match=said):
+        make_model(**options)
+
+
+def test_an_initial_a_is_random_where_it_is_asked_for_and_still_causal():
+    model = make_model(randomise=False, mixing_init_std=0.02)
+    assert float(model.encoder.layers[0].mixing.A.std()) == pytest.approx(0.02, rel=0.2)
+    A = model.decoder.layers[0].mixing.A
+    assert (A.triu(1) == 0).all() and (A.tril() != 0).any()
 
 
 def test_aff_scales_and_shifts_each_channel():
