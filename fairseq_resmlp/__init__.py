@@ -22,7 +22,7 @@ if importlib.util.find_spec("fairseq") is not None:
     progress.show_time_left()
     divergence.stop_when_loss_explodes()
 
-    from . import criterion  # noqa: F401  the mends come first
+    from . import criterion, distillation  # noqa: F401  the mends come first
     from .model import ResMLPModel  # the mends come first
 
     _root.setLevel(_level)

@@ -1,4 +1,4 @@
-# What prepare.sh, train.sh, evaluate.sh and reproduce.sh share: options, set-up, the corpus. Sourced, not run; the
+# What the other scripts share: options, set-up, the corpus. Sourced, not run; the
 # script has named the options that it takes in `accepts`.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -60,7 +60,7 @@ same_settings() {
         "remove the folder, or remove that file to go on all the same. The settings now: $2"
 }
 
-corpus='' arch='' name='' from='' mirror='' out='' against='' options=()
+corpus='' arch='' name='' from='' mirror='' out='' against='' teacher='' into='' table='' seeds='' jobs='' options=()
 while [ $# -gt 0 ]; do
     case $1 in
         -h | --help) usage ;;

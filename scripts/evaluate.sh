@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Average the last checkpoints, translate the test sets with beam search, and score them, saying which BLEU each is.
+# Average the last checkpoints, take the perplexity on the validation set, translate the test sets with beam search,
+# and score them, saying which BLEU each is.
 #
 #   scripts/evaluate.sh CORPUS [ARCH] [--name NAME] [--out DIR] [--against FILE] [-- OPTION...]
 #
@@ -18,7 +19,7 @@ mapfile -t checkpoints < <(find "$model/checkpoints" -name 'checkpoint_*_*.pt' 2
     "after every $save_updates updates"
 no_one_else_in "$model"
 
-step "$corpus, ${name:-$arch} 1/2: the mean of ${#checkpoints[@]} checkpoints"
+step "$corpus, ${name:-$arch} 1/3: the mean of ${#checkpoints[@]} checkpoints"
 mean=$model/average${#checkpoints[@]}.pt
 if [ "$mean" -nt "${checkpoints[-1]}" ]; then
     echo "$mean is done"
@@ -26,9 +27,20 @@ else
     run fairseq-resmlp average "${checkpoints[@]}" --output "$mean"
 fi
 
+step "$corpus, ${name:-$arch} 2/3: perplexity on the validation set"
+if [ "$model/valid.txt" -nt "$mean" ]; then
+    echo "$model/valid.txt is done"
+else
+    run fairseq-validate "$out/data-bin" --user-dir "$plugin" --path "$mean" --task translation --valid-subset valid \
+        --max-tokens 4000 2>&1 | tee "$model/valid.txt.part"
+    mv "$model/valid.txt.part" "$model/valid.txt"
+fi
+perplexity=$(sed -n "s/.*valid on 'valid' subset.* ppl \([0-9.]*\).*/\1/p" "$model/valid.txt")
+echo "perplexity: $perplexity"
+
 number=''
 for test in $(test_sets); do
-    step "$corpus, ${name:-$arch} 2/2: $test"
+    step "$corpus, ${name:-$arch} 3/3: $test"
     results=$model/$test
     generate=(fairseq-generate "$out/data-bin" --user-dir "$plugin" --path "$mean" --gen-subset "test$number"
         --beam "$beam" --lenpen "$lenpen" --remove-bpe sentencepiece --max-tokens 4000 "${options[@]}")
@@ -47,6 +59,7 @@ for test in $(test_sets); do
     once "$results" translate
     fairseq-resmlp score "$results/translation.$target" --reference "$out/raw/$test.$target" --target-lang "$target" \
         --checkpoint "$mean" --record corpus="$corpus" --record arch="$arch" --record test="$test" \
+        --record valid_perplexity="$perplexity" \
         --record average="${checkpoints[*]}" --record generate="${generate[*]}" --record-json train="$out/pieces/train.json" \
         ${against:+--against "$against"} --json "$results/scores.json" | tee "$results/scores.txt"
     number=$((number + 1)) against=''

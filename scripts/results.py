@@ -11,6 +11,7 @@ A block between two comments of a Markdown file is made anew from the files that
     <!-- speed FILE -->            table of fairseq-resmlp bench
     <!-- breakdown FILE -->        table of where the time goes, of fairseq-resmlp bench
     <!-- measured FILE -->         table of one part of measure_alternatives.py
+    <!-- quality FILE -->          table of ablate.sh
     <!-- text FILE -->             the file itself
     <!-- end -->
 """
@@ -146,6 +147,41 @@ def measured(files) -> str:
     return table(list(rows[0]), [row.values() for row in rows]) + about
 
 
+def quality(files) -> str:
+    return quality_table(json.loads(files[0].read_text(encoding="utf-8")))
+
+
+def quality_table(found) -> str:
+    """Rows of configurations, each the mean over its seeds; `found` is what quality.py writes."""
+
+    def spread(row, figure, digits=1):
+        deviation = row[f"{figure}_deviation"]
+        return f"{row[figure]:.{digits}f}" + (f" ± {deviation:.{digits}f}" if deviation is not None else "")
+
+    against, rows = found["against"], []
+    for row in found["rows"]:
+        differences = [run for run in row["runs"] if "difference" in run]
+        compared = ""
+        if differences:
+            mean = sum(run["difference"] for run in differences) / len(differences)
+            probabilities = ", ".join(f"{run['p']:.3f}" for run in differences)
+            compared = f"{mean:+.1f} (p {probabilities})"
+        rows.append(
+            [
+                *(row["name"], f"`{row['command']}`", len(row["runs"]), spread(row, "bleu"), compared),
+                *(spread(row, "chrf"), spread(row, "valid_perplexity", 2)),
+                *(f"{row['parameters'] / 1e6:.2f}M", f"{row['seconds']:,.0f}"),
+            ]
+        )
+    head = ["", "`scripts/train.sh` with", "seeds", "sacreBLEU", f"against {against}", "chrF2", "valid perplexity"]
+    head += ["parameters", "seconds of training"]
+    if not against:
+        rows, head = ([cell for i, cell in enumerate(row) if i != 4] for row in rows), head[:4] + head[5:]
+    run, machine = found["rows"][0]["runs"][0], found["machine"]
+    about = f"{run['corpus']}, {run['test']}, `{run['signature']}`, {machine['gpu'] or machine['cpu']}"
+    return table(head, rows) + f"\n{about}, torch {found['versions']['torch']}, {found['date'][:10]}\n"
+
+
 def text(files) -> str:
     return "```\n" + files[0].read_text(encoding="utf-8").rstrip("\n") + "\n```\n"
 
@@ -170,6 +206,7 @@ MAKE = {
     "speed": speed,
     "breakdown": breakdown,
     "measured": measured,
+    "quality": quality,
     "text": text,
 }
 BLOCK = re.compile(rf"(<!-- ({'|'.join(MAKE)}) ([^\n]+) -->\n).*?(<!-- end -->)", re.S)

@@ -264,6 +264,7 @@ def test_local_text_is_taken_by_its_names_and_the_rest_held_out(text, archives, 
         (("prepare.sh", "multi30k.en-de", "--form", "x"), "error: unknown option --form"),
         (("prepare.sh", "multi30k.en-de", "--from", "{}/none", "--out", "{}/out"), "error: --from: there is no such"),
         (("prepare.sh", "multi30k.en-de", "--from"), "error: --from needs a value"),
+        (("ablate.sh", "multi30k.en-de", "{}/none.sh"), "error: no table {}/none.sh: "),
     ],
 )
 def test_a_mistake_is_named_in_one_line(tmp_path, command, message):
@@ -272,7 +273,7 @@ def test_a_mistake_is_named_in_one_line(tmp_path, command, message):
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("script", ["prepare.sh", "train.sh", "evaluate.sh", "reproduce.sh"])
+@pytest.mark.parametrize("script", ["prepare.sh", "train.sh", "evaluate.sh", "reproduce.sh", "distill.sh", "ablate.sh"])
 def test_help_shows_every_option_of_the_script(script):
     done = run(SCRIPTS / script, "--help")
     assert f"scripts/{script} CORPUS" in done.stdout and "--out DIR" in done.stdout and "#" not in done.stdout
@@ -309,6 +310,80 @@ def test_two_processes_train_like_one_with_twice_the_update_frequency(reproduced
         # Attention does not depend on the keys' bias: its gradient is rounding alone, which Adagrad makes large.
         if not name.endswith("k_proj.bias"):
             torch.testing.assert_close(models[1][name], value, atol=1e-3, rtol=1e-3, msg=name)
+
+
+@pytest.mark.slow
+def test_a_table_is_trained_row_by_row_and_put_side_by_side(reproduced, corpus, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(reproduced[0], out)
+    table = tmp_path / "mixing.sh"
+    rows = "against=linear\nrow linear resmlp_tiny\nrow none resmlp_tiny --token-mixing none\n"
+    table.write_text(rows + "row wrong resmlp_tiny --token-mixing all\n")
+    command = [SCRIPTS / "ablate.sh", corpus, table, "--jobs", "2", "--seeds", "7", "--out", out]
+    done = run(*command, "--", "--max-update", "10", check=False)
+    assert done.returncode != 0 and "mixing/wrong.7 failed: " in done.stdout
+    table.write_text(rows)
+    before = {path: path.stat().st_mtime_ns for path in out.glob("mixing/*/*.pt")}
+    done = run(*command, "--", "--max-update", "10")
+    assert len(before) == 2 and {path: path.stat().st_mtime_ns for path in before} == before
+    linear, none = json.loads((out / "mixing" / "results.json").read_text())["rows"]
+    assert none["command"] == "resmlp_tiny --token-mixing none"
+    assert [run["seed"] for run in none["runs"]] == [7] and none["runs"][0]["updates"] == 10
+    assert none["bleu"] - linear["bleu"] == pytest.approx(none["runs"][0]["difference"])
+    assert none["parameters"] < linear["parameters"] and none["valid_perplexity"] > 1
+    assert "| none | `resmlp_tiny --token-mixing none` | 1 |" in done.stdout
+
+
+@pytest.mark.slow
+def test_the_training_text_is_translated_by_a_teacher_and_trained_on(reproduced, corpus, tmp_path):
+    out, teacher = tmp_path / "out", reproduced[0] / "resmlp_tiny" / "average2.pt"
+    shutil.copytree(reproduced[0], out)
+    limit = ("--max-len-b", "3")
+    run(SCRIPTS / "distill.sh", corpus, "--teacher", teacher, "--out", out, "--", *limit)
+    run(SCRIPTS / "train.sh", corpus, "--out", out / "distilled")
+    assert (out / "distilled" / "resmlp_tiny" / "checkpoints" / "checkpoint_last.pt").exists()
+    assert lines_of(out / "distilled" / "pieces" / "train.en") == lines_of(out / "pieces" / "train.en")
+    translated = lines_of(out / "distilled" / "pieces" / "train.de")
+    assert 0 < max(len(line.split()) for line in translated) <= 3
+    # What was learned from is its translation, line by line, and what is translated in validation is not touched.
+    expected = run(
+        *("fairseq-interactive", out / "data-bin", "--user-dir", ROOT / "fairseq_resmlp", "--path", teacher),
+        *("--beam", "4", "--lenpen", "0.6", "--cpu", *limit),
+        stdin="\n".join(lines_of(out / "pieces" / "train.en")[:5]) + "\n",
+    )
+    assert re.findall(r"^H-\d+\t\S+\t(.*)$", expected.stdout, re.M) == translated[:5]
+    for part in ("pieces/valid.de", "data-bin/dict.de.txt", "data-bin/valid.en-de.de.bin"):
+        assert (out / "distilled" / part).read_bytes() == (out / part).read_bytes()
+
+
+def test_seeds_are_averaged_and_compared_seed_by_seed(tmp_path):
+    def made(name, seed, words):
+        folder = tmp_path / f"{name}.{seed}" / "test"
+        folder.mkdir(parents=True)
+        reference = [f"one two three four five {i}" for i in range(20)]
+        lines = [" ".join(line.split()[:words]) if i % 2 else line for i, line in enumerate(reference)]
+        for file, content in (("hyp", lines), ("ref", reference)):
+            (folder / file).write_text("\n".join(content) + "\n")
+        found = {"name": "sacreBLEU", "value": 10.0 * seed + words, "signature": "s"}
+        report = {
+            "scores": [found, {**found, "name": "chrF2"}],
+            "records": {"corpus": "c", "test": "test", "valid_perplexity": "7.5"},
+            "checkpoint": {"parameters": 1_000_000, "updates": 9, "training_seconds": 60.0 * seed},
+            "hypotheses": {"file": str(folder / "hyp")},
+            "reference": {"file": str(folder / "ref")},
+        }
+        (folder / "scores.json").write_text(json.dumps(report))
+
+    for seed in (1, 2):
+        made("short", seed, words=4)
+        made("whole", seed, words=6)
+    rows = ("short=resmlp_tiny", "whole=resmlp_tiny --lr 1", "not-yet=resmlp_tiny")
+    done = run("python", SCRIPTS / "quality.py", tmp_path, "--rows", *rows, "--against", "short")
+    short, whole = json.loads((tmp_path / "results.json").read_text())["rows"]
+    assert (whole["bleu"], whole["bleu_deviation"], whole["seconds"]) == (21.0, pytest.approx(50**0.5), 90.0)
+    assert [run["p"] < 0.05 for run in whole["runs"]] == [True, True] and whole["runs"][0]["difference"] > 0
+    assert "difference" not in short["runs"][0]
+    assert "| whole | `resmlp_tiny --lr 1` | 2 | 21.0 ± 7.1 | +" in done.stdout
 
 
 # What lies in the folder at the moment of the kill, stage after stage

@@ -1,0 +1,49 @@
+#!/usr/bin/env bash
+# Train and evaluate every row of a table, with several seeds, and put them side by side.
+#
+#   scripts/ablate.sh CORPUS TABLE [--seeds LIST] [--jobs N] [--from DIR] [--out DIR] [-- OPTION...]
+#
+#   TABLE          a file such as examples/quality/variants.sh: it calls row NAME ARCH OPTION... once a row, and may
+#                  set `against` to the name of the row that the others are compared with
+#   --seeds LIST   such as 1,2,3 (default: 1)
+#   --jobs N       trainings at a time, each on its share of the cores (default: 1)
+#   --from, --out  as for prepare.sh
+#   OPTION...      more options of fairseq-train for every row
+#
+# The models are in DIR/TABLE/NAME.SEED, the results in DIR/TABLE/results.json. It can be stopped anywhere and run
+# again: what is done is not done twice, and what was begun goes on.
+accepts='--seeds --jobs --from --out --'
+. "$(dirname "$0")/common.sh"
+table=$arch # the second argument; rows have their own architectures
+[ -f "$table" ] || fail "no table $table: $0 --help says what one is"
+results=$out/$(basename "$table" .sh)
+IFS=, read -ra seeds <<< "${seeds:-1}"
+cores=$(nproc)
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > ${jobs:-1} ? cores / ${jobs:-1} : 1))}
+"$root/scripts/prepare.sh" "$corpus_argument" ${from:+--from "$from"} --out "$out"
+
+mkdir -p "$results"
+rm -f "$results/failed"
+train_and_evaluate() {
+    local name=${results#"$out/"}/$1 arch=$2
+    shift 2
+    if ! { "$root/scripts/train.sh" "$corpus_argument" "$arch" --name "$name" --out "$out" -- "$@" &&
+        "$root/scripts/evaluate.sh" "$corpus_argument" "$arch" --name "$name" --out "$out"; } > "$out/$name.log" 2>&1; then
+        echo "$name failed: $(grep -h error: "$out/$name.log" | tail -n 1) ($out/$name.log)" | tee -a "$results/failed"
+    fi
+}
+row() {
+    [ $# -ge 2 ] || fail "$table: row ${1:-} needs a name and an architecture"
+    rows+=("$1=${*:2}")
+    while [ "$(jobs -pr | wc -l)" -ge "${jobs:-1}" ]; do wait -n || true; done
+    step "$(basename "$results")/$1.$seed"
+    train_and_evaluate "$1.$seed" "${@:2}" --seed "$seed" "${options[@]}" &
+}
+against=''
+for seed in "${seeds[@]}"; do
+    rows=()
+    . "$table"
+done
+wait
+python "$root/scripts/quality.py" "$results" --rows "${rows[@]}" ${against:+--against "$against"}
+[ ! -e "$results/failed" ] || fail "$(wc -l < "$results/failed") of the trainings failed: $results/failed"

@@ -1,0 +1,80 @@
+"""Put the scores of trainings side by side: one row a configuration, over its seeds.
+
+    python scripts/quality.py FOLDER --rows NAME="ARCH OPTION..." ... [--against NAME]
+
+FOLDER holds NAME.SEED/TEST/scores.json, as scripts/ablate.sh makes them. The results are printed, and written to
+FOLDER/results.json: for each row mean and standard deviation over its seeds of sacreBLEU and chrF2 on the first test
+set and of the perplexity on the validation set, parameters, seconds of training; and, of each seed, the difference in
+sacreBLEU from the same seed of --against with the p of the paired bootstrap.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from statistics import mean, stdev
+
+from results import quality_table
+
+from fairseq_resmlp.score import compare, surroundings
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--rows", nargs="+", required=True, metavar="NAME=COMMAND")
+    parser.add_argument("--against", metavar="NAME", help="the row that the others are compared with")
+    args = parser.parse_args()
+    commands = dict(row.split("=", 1) for row in args.rows)
+    rows = [read_row(args.folder, name, command) for name, command in commands.items()]
+    rows = [row for row in rows if row["runs"]]
+    others = {run["seed"]: run for row in rows if row["name"] == args.against for run in row["runs"]}
+    for row in rows:
+        for run in row["runs"]:
+            other = others.get(run["seed"])
+            if other and row["name"] != args.against:
+                found = compare(lines(run["translation"]), lines(other["translation"]), lines(run["reference"]))[0]
+                run.update(difference=found.difference, p=found.p_value)
+    results = {"against": args.against, "rows": rows, **surroundings()}
+    text = json.dumps(results, ensure_ascii=False, indent=1) + "\n"
+    (args.folder / "results.json").write_text(text, encoding="utf-8")
+    print(quality_table(results))
+
+
+def read_row(folder: Path, name: str, command: str) -> dict:
+    """What the seeds of a row have reached so far."""
+    runs = []
+    models = [path for path in folder.glob(f"{name}.[0-9]*") if path.is_dir()]
+    for model in sorted(models, key=lambda path: int(path.suffix[1:])):
+        for file in sorted(model.glob("*/scores.json"))[:1]:
+            report = json.loads(file.read_text(encoding="utf-8"))
+            scores = {score["name"]: score for score in report["scores"]}
+            runs.append(
+                {
+                    "seed": int(model.suffix[1:]),
+                    "corpus": report["records"]["corpus"],
+                    "test": report["records"]["test"],
+                    "bleu": scores["sacreBLEU"]["value"],
+                    "signature": scores["sacreBLEU"]["signature"],
+                    "chrf": scores["chrF2"]["value"],
+                    "valid_perplexity": float(report["records"]["valid_perplexity"]),
+                    "parameters": report["checkpoint"]["parameters"],
+                    "updates": report["checkpoint"]["updates"],
+                    "seconds": report["checkpoint"]["training_seconds"],
+                    "translation": report["hypotheses"]["file"],
+                    "reference": report["reference"]["file"],
+                }
+            )
+    row = {"name": name, "command": command, "runs": runs}
+    for figure in ("bleu", "chrf", "valid_perplexity", "parameters", "seconds"):
+        values = [run[figure] for run in runs]
+        row[figure] = mean(values) if values else None
+        row[f"{figure}_deviation"] = stdev(values) if len(values) > 1 else None
+    return row
+
+
+def lines(path: str) -> list:
+    return Path(path).read_text(encoding="utf-8").split("\n")[:-1]
+
+
+if __name__ == "__main__":
+    main()

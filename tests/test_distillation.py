@@ -1,0 +1,177 @@
+"""Claims about learning from a teacher: the losses of DeiT, a teacher that is only read, validation without it."""
+
+import copy
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_batch, make_model, make_sentences, make_task, run, train_options
+from fairseq.criterions.label_smoothed_cross_entropy import LabelSmoothedCrossEntropyCriterion
+
+from fairseq_resmlp.distillation import LabelSmoothedCrossEntropyWithTeacher
+from fairseq_resmlp.errors import InputError
+
+EPSILON = 0.1
+
+
+def criterion(*teachers, weight=0.5, temperature=1.0, kind="soft", **options):
+    made = LabelSmoothedCrossEntropyWithTeacher(
+        make_task(), False, EPSILON, "in memory", kind, weight, temperature, **options
+    )
+    made.teachers = list(teachers)
+    return made
+
+
+def plain(**options):
+    return LabelSmoothedCrossEntropyCriterion(make_task(), False, EPSILON, **options)
+
+
+@pytest.fixture
+def batch():
+    return make_batch(make_sentences(7), make_sentences(7, seed=1))
+
+
+def logits(model, batch):
+    """M x V in float64, the unpadded target positions in order."""
+    with torch.no_grad():
+        z = model(**batch["net_input"])[0].double()
+    return z[batch["target"] != 1].numpy()
+
+
+def softmax(z):
+    e = np.exp(z - z.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def smoothed(z, y):
+    """fairseq's label-smoothed cross-entropy, summed."""
+    V = z.shape[1]
+    log_p, epsilon_i = np.log(softmax(z)), EPSILON / (V - 1)
+    nll = -log_p[np.arange(len(y)), y]
+    return ((1 - EPSILON - epsilon_i) * nll - epsilon_i * log_p.sum(-1)).sum()
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.5])
+@pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
+def test_soft_distillation_is_the_formula(batch, weight, temperature):
+    student, teacher, other = make_model(), make_model(seed=2), make_model(seed=3)
+    z, y = logits(student, batch), batch["target"][batch["target"] != 1].numpy()
+    p = (softmax(logits(teacher, batch) / temperature) + softmax(logits(other, batch) / temperature)) / 2
+    kl = (p * (np.log(p) - np.log(softmax(z / temperature)))).sum()
+    loss, size, logs = criterion(teacher, other, weight=weight, temperature=temperature)(student.train(), batch)
+    assert loss.item() == pytest.approx((1 - weight) * smoothed(z, y) + weight * temperature**2 * kl, rel=1e-5)
+    assert size == batch["ntokens"] and float(logs["loss"]) == float(loss)
+    assert float(logs["teacher_loss"]) == pytest.approx(temperature**2 * kl, rel=1e-4)
+
+
+@pytest.mark.parametrize("weight", [0.3, 1.0])
+def test_hard_distillation_learns_the_teachers_tokens(batch, weight):
+    student, teacher = make_model(), make_model(seed=2)
+    z, y = logits(student, batch), batch["target"][batch["target"] != 1].numpy()
+    loss, _, _ = criterion(teacher, weight=weight, kind="hard")(student.train(), batch)
+    guess = logits(teacher, batch).argmax(-1)
+    assert (guess != y).any()
+    assert float(loss) == pytest.approx((1 - weight) * smoothed(z, y) + weight * smoothed(z, guess), rel=1e-5)
+
+
+def test_without_weight_it_is_fairseqs_loss_with_its_gradients_and_logs(batch):
+    one, other = make_model().train(), make_model().train()
+    loss, _, logs = criterion(make_model(seed=2), weight=0.0, report_accuracy=True)(one, batch)
+    expected, _, expected_logs = plain(report_accuracy=True)(other, batch)
+    loss.backward()
+    expected.backward()
+    torch.testing.assert_close(loss, expected)
+    logs.pop("teacher_loss")
+    for name, value in expected_logs.items():
+        assert float(logs[name]) == pytest.approx(float(value), rel=1e-5), name
+    for p, q in zip(one.parameters(), other.parameters()):
+        torch.testing.assert_close(p.grad, q.grad, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["soft", "hard"])
+def test_a_prefix_that_is_ignored_is_not_learned_from_the_teacher_either(batch, kind):
+    student, teacher = make_model(), make_model(seed=2)
+    whole = float(criterion(teacher, kind=kind, weight=1.0)(student.train(), batch)[2]["teacher_loss"])
+    cut = criterion(teacher, kind=kind, weight=1.0, ignore_prefix_size=1)(student, batch)[2]["teacher_loss"]
+    first = copy.deepcopy(batch)
+    first["target"][:, 1:] = 1  # what is left is the prefix
+    alone = float(criterion(teacher, kind=kind, weight=1.0)(student, first)[2]["teacher_loss"])
+    assert float(cut) == pytest.approx(whole - alone, rel=1e-4)
+
+
+def test_validation_is_without_the_teacher(batch):
+    student = make_model().eval()
+    distilled = criterion(weight=1.0)  # whose teacher is not there
+    assert float(distilled(student, batch)[0]) == float(plain()(student, batch)[0])
+
+
+def test_the_teacher_is_not_trained_and_not_saved(batch):
+    student, teacher = make_model(), make_model(seed=2).requires_grad_(False)
+    distilled = criterion(teacher)
+    distilled(student.train(), batch)[0].backward()
+    distilled.train()
+    assert not teacher.training
+    assert list(distilled.parameters()) == [] and distilled.state_dict() == {}
+    assert all(p.grad is None for p in teacher.parameters())
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        ({"teacher": ""}, "needs --teacher CHECKPOINT"),
+        ({"distillation_weight": 1.5}, "--distillation-weight 1.5 is not between 0 and 1"),
+        ({"distillation_temperature": 0.0}, "--distillation-temperature 0.0 is not above 0"),
+    ],
+)
+def test_options_that_cannot_work_are_refused_by_name(options, said):
+    options = {"teacher": "x.pt", "distillation_weight": 0.5, "distillation_temperature": 1.0, **options}
+    with pytest.raises(InputError, match=said):
+        LabelSmoothedCrossEntropyWithTeacher(make_task(), False, EPSILON, distillation="soft", **options)
+
+
+def distil(trained, save_dir, *options, check=True):
+    command = train_options(trained / "data-bin", save_dir)
+    command[command.index("--criterion") + 1] = "label_smoothed_cross_entropy_with_teacher"
+    return run("fairseq-train", *command, *options, check=check)
+
+
+def train_transformer(trained, save_dir):
+    done = run(
+        *("fairseq-train", trained / "data-bin", "--arch", "transformer_tiny", "--share-all-embeddings", "--cpu"),
+        *("--user-dir", Path(__file__).parents[1] / "fairseq_resmlp", "--optimizer", "adam", "--lr", "1e-3"),
+        *("--max-tokens", "400", "--max-update", "5", "--save-dir", save_dir, "--num-workers", "0", "--seed", "1"),
+    )
+    assert "done training" in done.stdout + done.stderr
+    return save_dir / "checkpoint_last.pt"
+
+
+def test_fairseq_train_learns_from_a_transformer_and_another_resmlp(trained, tmp_path):
+    transformer = train_transformer(trained, tmp_path / "transformer")
+    with pytest.raises(InputError, match="is not over this task's dictionaries: size mismatch"):
+        LabelSmoothedCrossEntropyWithTeacher(make_task(), False, EPSILON, str(transformer), "soft", 0.5, 1.0).load()
+    teacher = f"{transformer}:{trained / 'checkpoints/checkpoint_best.pt'}"
+    done = distil(trained, tmp_path / "student", "--teacher", teacher, "--max-epoch", "2", "--log-interval", "5")
+    log = done.stdout + done.stderr
+    assert "teacher_loss" in log
+    assert math.isfinite(float(log.rsplit("best_loss ", 1)[1].split()[0]))
+    # Resumed for its second epoch, it ends where the undisturbed training ended.
+    distil(trained, tmp_path / "again", "--teacher", teacher, "--max-epoch", "1")
+    distil(trained, tmp_path / "again", "--teacher", teacher, "--max-epoch", "2")
+    one, other = (
+        torch.load(tmp_path / name / "checkpoint_last.pt", weights_only=True)["model"] for name in ("student", "again")
+    )
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_teacher_that_is_not_there_is_named_in_one_line(trained, tmp_path):
+    done = distil(trained, tmp_path / "a", "--teacher", "nowhere.pt", check=False)
+    assert done.returncode != 0
+    assert "error: --teacher nowhere.pt: there is no such file" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_teacher_of_another_dictionary_is_refused(trained):
+    teacher = str(trained / "checkpoints" / "checkpoint_best.pt")
+    with pytest.raises(InputError, match=f"--teacher {teacher}: the source dictionary is not the one"):
+        LabelSmoothedCrossEntropyWithTeacher(make_task(), False, EPSILON, teacher, "soft", 0.5, 1.0).load()
