@@ -1,0 +1,74 @@
+"""BLEU by the length of the source, beyond what training has seen, for several models side by side.
+
+    python scripts/lengths.py --models NAME=CHECKPOINT ... --data DATA-BIN --spm MODEL --text NAME=PREFIX ... --out FILE
+
+The models translate PREFIX.SOURCE of each text with beam 4; lines go into buckets by the number of their words. A text
+PREFIX*K is K lines of PREFIX after one another, joined by spaces: longer sentences of the same kind. --longest and
+--lines limit what is taken of a text. For each bucket FILE gets lines, sacreBLEU of each model, and the difference of
+each from the first.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import sacrebleu
+import torch
+from fairseq import hub_utils
+
+from fairseq_resmlp.lines import Translator
+from fairseq_resmlp.score import surroundings
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", required=True, metavar="NAME=CHECKPOINT")
+    parser.add_argument("--text", nargs="+", required=True, metavar="NAME=PREFIX[*K]")
+    parser.add_argument("--data", required=True, help="fairseq's data, for its dictionaries")
+    parser.add_argument("--spm", required=True, help="SentencePiece model")
+    parser.add_argument("--edges", default="10,15,20,37,60,80", help="last length of each bucket but the last")
+    parser.add_argument("--longest", type=int, default=120, help="words of the longest line taken (default: 120)")
+    parser.add_argument("--lines", type=int, default=500, help="lines taken of a bucket at most (default: 500)")
+    parser.add_argument("--out", type=Path, required=True, help="JSON file")
+    args = parser.parse_args()
+    edges = [int(edge) for edge in args.edges.split(",")]
+    models = {}
+    for entry in args.models:
+        name, path = entry.split("=", 1)
+        loaded = hub_utils.from_pretrained(
+            *(str(Path(path).parent), Path(path).name, str(Path(args.data).absolute())),
+            bpe="sentencepiece",
+            sentencepiece_model=args.spm,
+        )
+        models[name] = Translator(loaded["args"], loaded["task"], loaded["models"]).eval()
+    task = next(iter(models.values())).task
+    rows = []
+    for entry in args.text:
+        name, prefix = entry.split("=", 1)
+        pairs = read(prefix, task.cfg.source_lang, task.cfg.target_lang)
+        for first, last in zip([1] + [edge + 1 for edge in edges], [*edges, args.longest]):
+            bucket = [pair for pair in pairs if first <= len(pair[0].split()) <= last][: args.lines]
+            if len(bucket) >= 20:  # fewer say nothing
+                sources, references = map(list, zip(*bucket))
+                bleu = {other: score(model, sources, references) for other, model in models.items()}
+                rows.append({"text": name, "words": f"{first} to {last}", "lines": len(bucket), "bleu": bleu})
+                print(json.dumps(rows[-1]), flush=True)
+    found = {"rows": rows, "models": args.models, **surroundings()}
+    args.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+def read(prefix: str, source: str, target: str) -> list:
+    """Pairs of lines, K joined into one for PREFIX*K."""
+    prefix, _, count = prefix.partition("*")
+    sides = [Path(f"{prefix}.{lang}").read_text(encoding="utf-8").split("\n")[:-1] for lang in (source, target)]
+    K = int(count or 1)
+    return [tuple(" ".join(side[i : i + K]) for side in sides) for i in range(0, len(sides[0]) - K + 1, K)]
+
+
+@torch.inference_mode()
+def score(model: Translator, sources: list, references: list) -> float:
+    return sacrebleu.corpus_bleu(model.translate(sources, beam=4), [references]).score
+
+
+if __name__ == "__main__":
+    main()
