@@ -29,8 +29,16 @@ setup(
     ],
     extras_require={
         "bench": ["ctranslate2>=4"],  # what fairseq-resmlp bench compares with
+        "report": ["jinja2>=3", "matplotlib>=3.7", "tensorboard>=2.14"],  # what fairseq-resmlp report shows and reads
         "reproduce": ["sacremoses>=0.1", "tensorboardX>=2.6"],  # what scripts/ needs beyond fairseq
-        "test": ["fairseq-resmlp[bench,reproduce]", "hypothesis>=6", "pytest>=7", "pytest-xdist", "ruff"],
+        "test": [
+            "fairseq-resmlp[bench,report,reproduce]",
+            "hypothesis>=6",
+            "playwright>=1.40",  # it drives the Chromium of the machine
+            "pytest>=7",
+            "pytest-xdist",
+            "ruff",
+        ],
     },
     entry_points={"console_scripts": ["fairseq-resmlp = fairseq_resmlp.cli:main"]},
 )
