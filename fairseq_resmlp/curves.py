@@ -1,0 +1,103 @@
+"""Training curves: what fairseq-train logged, from TensorBoard's event files or from JSON lines."""
+
+import json
+import math
+import os
+from typing import Dict, List, Tuple
+
+from .errors import InputError
+from .run_folder import RunFolder
+
+# What is drawn, by fairseq's name: title, unit, whether the axis is logarithmic
+METRICS = {
+    "loss": ("Loss", "bits a target piece, with label smoothing", False),
+    "ppl": ("Perplexity", "2 to the bits a target piece", True),
+    "bleu": ("BLEU on validation", "BLEU", False),
+    "lr": ("Learning rate", "learning rate", False),
+    "gnorm": ("Gradient norm", "norm before clipping", True),
+    "wps": ("Speed", "target pieces a second", False),
+}
+
+Curve = Tuple[List[int], List[float]]
+Curves = Dict[str, Dict[str, Curve]]
+
+
+def read(run: RunFolder) -> Curves:
+    """The curves of a run: {"train" or "valid": {fairseq's name: (updates, values)}}, in order of updates.
+
+    TensorBoard's files are preferred where there are both. Of an update that was logged twice, as when a training was
+    resumed, the later value counts.
+
+    Raises:
+        InputError: there are none, or tensorboard is missing
+    """
+    found = _read_events(run.events) or _read_json(run.logs)
+    if not found:
+        raise InputError(
+            f"no training log in {run.path}: train with --tensorboard-logdir {os.path.join(run.path, 'tensorboard')}, or "
+            f"with --log-format json --log-file {os.path.join(run.path, 'train.log')}"
+        )
+    return {
+        split: {name: tuple(map(list, zip(*sorted(points.items())))) for name, points in metrics.items()}
+        for split, metrics in found.items()
+    }
+
+
+# "train" comes once an epoch, "train_inner" every --log-interval.
+_SPLITS = {"train_inner": "train", "train": "epoch", "valid": "valid"}
+
+
+def _read_events(folders: List[str]) -> Dict[str, Dict[str, Dict[int, float]]]:
+    if not folders:
+        return {}
+    try:
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    except ImportError as error:
+        raise InputError("reading TensorBoard's files needs tensorboard: pip install 'fairseq-resmlp[report]'") from error
+    found: Dict[str, Dict[str, Dict[int, float]]] = {}
+    for folder in folders:
+        split = _SPLITS.get(os.path.basename(folder))
+        events = EventAccumulator(folder, size_guidance={"scalars": 0}).Reload()
+        for name in events.Tags()["scalars"]:
+            for event in sorted(events.Scalars(name), key=lambda event: event.wall_time):
+                _add(found, split, name, event.step, event.value)
+    return _without_epochs(found)
+
+
+def _read_json(files: List[str]) -> Dict[str, Dict[str, Dict[int, float]]]:
+    """Lines as fairseq writes them with --log-format json: "... | INFO | train_inner | {...}"."""
+    found: Dict[str, Dict[str, Dict[int, float]]] = {}
+    for path in files:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            for line in file:
+                head, brace, _ = line.partition("{")
+                split = next((part for part in head.replace("|", " ").split() if part in _SPLITS), None)
+                if not brace or split is None:
+                    continue
+                try:
+                    stats = json.loads(line[len(head) :])
+                    # The lines at the end of an epoch say valid_loss, those within it loss.
+                    stats = {name[name.startswith(f"{split}_") and len(split) + 1 :]: v for name, v in stats.items()}
+                    step = int(stats["num_updates"])
+                except (ValueError, KeyError, AttributeError):
+                    continue  # a line that was cut off by the end of the training, or that is of something else
+                for name, value in stats.items():
+                    _add(found, _SPLITS[split], name, step, value)
+    return _without_epochs(found)
+
+
+def _add(found, split, name: str, step: int, value) -> None:
+    try:
+        value = float(value)
+    except (TypeError, ValueError):
+        return
+    if split is not None and name in METRICS and math.isfinite(value):
+        found.setdefault(split, {}).setdefault(name, {})[step] = value
+
+
+def _without_epochs(found):
+    """What was logged within epochs, or else at their ends."""
+    epochs = found.pop("epoch", None)
+    if epochs and "train" not in found:
+        found["train"] = epochs
+    return found

@@ -1,0 +1,407 @@
+"""The report: one page about trained models, with its pictures and the numbers behind them beside it."""
+
+import base64
+import copy
+import json
+import math
+import os
+import re
+from dataclasses import dataclass, field
+from typing import Any, Callable, Dict, List, Optional, Sequence
+
+import numpy as np
+from sacrebleu.metrics import BLEU, CHRF
+
+from . import analysis, curves, pictures
+from .errors import InputError
+from .files import written_whole
+from .lines import Translator
+from .pruning import feed_forward_weights, mixing_weights, prune
+from .resmlp import POST_ALPHA
+from .run_folder import RunFolder, find_all
+
+THRESHOLDS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
+BEAM = 4
+SAMPLES = 3  # of the worst and of the best translations
+NAMES = {"bleu": "BLEU", "perplexity": "Perplexity"}
+
+
+@dataclass
+class Picture:
+    """A figure as files, and the numbers behind it."""
+
+    name: str
+    title: str
+    svg: bytes
+    png: bytes
+    numbers: str
+
+
+@dataclass
+class Table:
+    """Cells as text, and the numbers behind them."""
+
+    name: str
+    title: str
+    head: List[str]
+    rows: List[List[str]]
+
+
+@dataclass
+class Sample:
+    """A translation with its sentence chrF and its alignment."""
+
+    title: str
+    source: str
+    reference: str
+    translation: str
+    picture: Picture
+
+
+@dataclass
+class Section:
+    """A part of the page; `missing` says in a line each what is not there and how to get it."""
+
+    title: str
+    about: str = ""
+    missing: List[str] = field(default_factory=list)
+    tables: List[Table] = field(default_factory=list)
+    pictures: List[Picture] = field(default_factory=list)
+    samples: List[Sample] = field(default_factory=list)
+
+
+def make(
+    folders: Sequence[str], out: str, sentences: int, with_pruning: bool, say: Callable[[str], None]
+) -> str:
+    """Write OUT/index.html about run folders, with PNG, SVG and JSON files beside it.
+
+    Args:
+        sentences: lines of the test and validation text to translate and to prune by; 0 for none
+        with_pruning: measure what pruning does, too
+        say: called with a line about what is being done
+
+    Returns:
+        the path of the page
+
+    Raises:
+        InputError: a folder is no run folder, or matplotlib or jinja2 is missing
+    """
+    try:
+        import jinja2
+    except ImportError as error:
+        raise InputError("a report needs jinja2: pip install 'fairseq-resmlp[report]'") from error
+    runs = find_all(folders)
+    own, scores = [], []
+    for run in runs:
+        say(f"{run.name}: reading")
+        found, score = _about_run(run, sentences, with_pruning, say)
+        own += found
+        scores += score
+    sections = [_scores(runs, scores), _curves(runs), *own]
+    os.makedirs(out, exist_ok=True)
+    for section in sections:
+        for picture in [*section.pictures, *(sample.picture for sample in section.samples)]:
+            _write(out, f"{picture.name}.svg", picture.svg)
+            _write(out, f"{picture.name}.png", picture.png)
+            _write(out, f"{picture.name}.json", picture.numbers.encode())
+        for table in section.tables:
+            numbers = {"title": table.title, "head": table.head, "rows": table.rows}
+            _write(out, f"{table.name}.json", _json(numbers).encode())
+        for line in section.missing:
+            say(f"left out: {section.title}: {line}")
+    environment = jinja2.Environment(loader=jinja2.PackageLoader(__package__, "."), autoescape=True)
+    environment.filters["base64"] = lambda data: base64.b64encode(
+        data.encode() if isinstance(data, str) else data
+    ).decode()
+    page = environment.get_template("report.html").render(sections=sections, names=[run.name for run in runs])
+    _write(out, "index.html", page.encode("utf-8", "replace"))
+    return os.path.join(out, "index.html")
+
+
+def _write(folder: str, name: str, data: bytes) -> None:
+    with written_whole(os.path.join(folder, name)) as partial, open(partial, "wb") as file:
+        file.write(data)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(_plain(value), ensure_ascii=False) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    """Lists and numbers of 5 digits, with None for what is no number."""
+    if isinstance(value, np.ndarray):
+        return _plain(value.tolist())
+    if isinstance(value, float):
+        return float(f"{value:.5g}") if math.isfinite(value) else None
+    if hasattr(value, "_asdict"):
+        value = value._asdict()
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple, range)) else value
+
+
+def _picture(run: Optional[RunFolder], name: str, figure, numbers: Dict[str, Any]) -> Picture:
+    title = figure.axes[0].get_title().replace("\n", " ")
+    name = re.sub(r"[^\w.-]+", "-", f"{run.name}.{name}" if run else name)
+    return Picture(name, title, numbers=_json({"title": title, **numbers}), **pictures.files(figure))
+
+
+def _about_run(run: RunFolder, sentences: int, with_pruning: bool, say):
+    """Its sections, and rows for the table of scores."""
+    try:
+        loaded = run.load()
+    except InputError as error:
+        return [Section(f"{run.name}: the model", missing=[str(error)])], []
+    cfg, task, model = loaded
+    languages = (task.cfg.source_lang, task.cfg.target_lang)
+    texts, missing, typical = {}, [], {}
+    for split in ("test", "valid"):
+        try:
+            if sentences == 0:
+                raise InputError("--sentences 0 asked for none")
+            name, *sides = run.text(split, languages)
+            texts[split] = (name, *(side[:sentences] for side in sides))
+        except InputError as error:
+            missing.append(str(error))
+    pairs = []
+    if "valid" in texts:
+        cutter = Translator(cfg, task, [copy.deepcopy(model)])
+        pieces = [[cutter.apply_bpe(line) for line in side] for side in texts["valid"][1:]]
+        dictionaries = (task.source_dictionary, task.target_dictionary)
+        tokens = [
+            [d.encode_line(line, add_if_not_exist=False).long() for line in side]
+            for d, side in zip(dictionaries, pieces)
+        ]
+        N = (model.encoder.N, model.decoder.N)
+        pairs = [pair for pair in zip(*tokens) if all(len(side) <= n for side, n in zip(pair, N))]
+        typical = {
+            stack: int(np.median([len(side) for side in sides]))
+            for stack, sides in zip(("encoder", "decoder"), zip(*pairs))
+        }
+    found = [_maps(run, model, typical), _sparsity(run, model), _scales(run, model)]
+    rows: List[List[str]] = []
+    samples, pruned = Section(f"{run.name}: sample translations"), Section(f"{run.name}: pruning")
+    if "test" in texts:
+        say(f"{run.name}: translating")
+        test, sources, references = texts["test"]
+        translations = analysis.translate(Translator(cfg, task, [copy.deepcopy(model)]), sources, BEAM)
+        bleu = BLEU()
+        value = bleu.corpus_score([t.text for t in translations], [references]).score
+        about = f"{test}, the first {len(sources)}, for this report"
+        rows.append([run.name, about, "sacreBLEU", f"{value:.1f}", str(bleu.get_signature())])
+        samples = _samples(run, sources, references, translations)
+    else:
+        samples.missing = missing
+    if not with_pruning:
+        pruned.missing = ["--no-pruning asked for none"]
+    elif missing:
+        pruned.missing = missing
+    else:
+        pruned = _pruning(run, cfg, task, model, texts["test"], pairs, say)
+    return [*found, pruned, samples], rows
+
+
+def _maps(run: RunFolder, model, typical: Dict[str, int]) -> Section:
+    section = Section(f"{run.name}: what tokens read from each other")
+    found = analysis.mixings(model)
+    if not found:
+        section.missing.append("the layers of this model mix tokens without a matrix A (--token-mixing)")
+        return section
+    section.about = (
+        "Each row of A says with which weights a position is written from the positions that are read. The maps go as far "
+        "as the longest sentence of training: A starts at zero, and beyond that length it is exactly zero still. Far from "
+        "the corner few sentences taught it anything. A convolution would have one weight an offset: how much of the "
+        "energy of A, the sum of its squares, such weights explain is given over all visited positions and among the "
+        "first n."
+    )
+    rows = []
+    for mixing in found:
+        A, stack = mixing.visited, mixing.stack
+        largest = max(np.abs(m.A).max() for m in found if (m.stack, m.layer) == (stack, mixing.layer)) or 1.0
+        offsets, share = analysis.by_offset(A, mixing.causal), analysis.convolution_share(A)
+        parts = analysis.directions(A)
+        median = typical.get(stack)
+        near = analysis.convolution_share(A[:median, :median]) if median else float("nan")
+        rows.append(
+            [
+                *(mixing.name, f"{mixing.L} of {len(mixing.A)}", _percent(share), _percent(near)),
+                f"{analysis.mean_distance(A):.1f}",
+                *(_percent(parts[part]) if part != "ahead" or not mixing.causal else "" for part in parts),
+            ]
+        )
+        key = mixing.name
+        section.pictures += [
+            _picture(run, f"map.{key}", pictures.interaction_map(mixing, largest), {"A": A, "causal": mixing.causal}),
+            _picture(run, f"rows.{key}", pictures.rows(mixing), {"positions": pictures.POSITIONS, "A": A}),
+            _picture(run, f"offsets.{key}", pictures.offsets(mixing, offsets, share), offsets._asdict()),
+        ]
+    for stack in ("encoder", "decoder"):
+        lines = [
+            (m.name, range(2, m.L + 1), analysis.convolution_by_length(m.visited)) for m in found if m.stack == stack
+        ]
+        figure = pictures.convolution(stack, lines, typical.get(stack))
+        numbers = {"lines": [dict(zip(("layer", "n", "share"), line)) for line in lines], "median": typical.get(stack)}
+        section.pictures.append(_picture(run, f"convolution.{stack}", figure, numbers))
+    head = ["A of", "visited length, of N", "one weight an offset explains", "the same, up to the median sentence"]
+    head += ["mean distance (pieces)", "energy behind", "on the diagonal", "ahead"]
+    section.tables.append(Table(_name(run, "layers"), "Each mixing layer", head, rows))
+    return section
+
+
+def _sparsity(run: RunFolder, model) -> Section:
+    found = analysis.sparsities(model)
+    section = Section(
+        f"{run.name}: sparsity",
+        "The share of entries smaller in magnitude than 5% of the largest of their matrix, as in Figures 3 and B.2 of the "
+        "paper. Of A once over the positions that training visited, once over all N x N, most of which it never saw; of "
+        "the decoder's A, entries on and below the diagonal.",
+    )
+    head = ["layer", "A, as far as visited", "A, all N", "B", "C"]
+    rows = [[f"{f.stack} layer {f.layer}", *map(_percent, (f.A_visited, f.A_all, f.B, f.C))] for f in found]
+    section.tables.append(Table(_name(run, "sparsity.table"), "Share of small entries", head, rows))
+    section.pictures.append(_picture(run, "sparsity", pictures.sparsity(found), {"layers": found}))
+    return section
+
+
+def _scales(run: RunFolder, model) -> Section:
+    section = Section(
+        f"{run.name}: scales",
+        "Each sublayer stands between two Affs, whose alpha scales every channel on its way in and out: where the outer "
+        "one stays small, the network makes little use of that sublayer.",
+    )
+    for place, start in (("post", POST_ALPHA), ("pre", 1.0)):
+        found = [scale for scale in analysis.scales(model) if scale.place == place]
+        if found:
+            numbers = {"scales": found, "start": start}
+            section.pictures.append(_picture(run, f"scales.{place}", pictures.scales(found, start), numbers))
+        else:
+            section.missing.append("this model has no Aff before its sublayers (--normalization)")
+    return section
+
+
+def _pruning(run: RunFolder, cfg, task, model, test, pairs, say) -> Section:
+    """BLEU and perplexity with the small entries of A, or of B and C, set to zero."""
+    name, sources, references = test
+    bleu = BLEU()
+
+    def measure(weights=None, threshold=0.0) -> Dict[str, float]:
+        pruned = copy.deepcopy(model)
+        removed = prune(weights(pruned), threshold) if weights else 0.0
+        found = {"threshold": threshold, "removed": removed, "perplexity": analysis.perplexity(pruned, task, pairs)}
+        texts = [t.text for t in analysis.translate(Translator(cfg, task, [pruned]), sources, BEAM)]
+        return {**found, "bleu": bleu.corpus_score(texts, [references]).score}
+
+    kinds = {"A": mixing_weights, "B and C": feed_forward_weights}
+    if not analysis.mixings(model):
+        del kinds["A"]
+    whole, found = measure(), {}
+    for kind, weights in kinds.items():
+        found[kind] = [whole]
+        for threshold in THRESHOLDS:
+            found[kind].append(measure(weights, threshold))
+            shown = {key: value for key, value in found[kind][-1].items()}
+            say(
+                f"{run.name}: pruning {kind} at {threshold:g}: {shown['removed']:.0%} removed, BLEU {shown['bleu']:.1f}, "
+                f"perplexity {shown['perplexity']:.2f}"
+            )
+    section = Section(
+        f"{run.name}: pruning",
+        "Entries smaller than a threshold times the largest of their matrix are set to zero, without training after it; "
+        "of A, only what training visited counts as removed. "
+        f"BLEU on the first {len(sources)} lines of {name} with beam {BEAM} ({bleu.get_signature()}), perplexity on "
+        f"{len(pairs)} validation pairs. fairseq-resmlp export --prune-mixing THRESHOLD does this to A.",
+    )
+    for metric, unit in (("bleu", f"BLEU, {len(sources)} test sentences"), ("perplexity", "validation perplexity")):
+        lines = [
+            (kind, [point["removed"] for point in points], [point[metric] for point in points])
+            for kind, points in found.items()
+        ]
+        figure = pictures.pruning(f"{NAMES[metric]} without small weights", unit, lines, metric == "perplexity")
+        section.pictures.append(_picture(run, f"pruning.{metric}", figure, {"points": found}))
+    rows = [
+        [kind, f"{point['threshold']:g}", _percent(point["removed"]), f"{point['bleu']:.1f}", f"{point['perplexity']:.2f}"]
+        for kind, points in found.items()
+        for point in points
+    ]
+    head = ["pruned", "threshold", "removed", "BLEU", "perplexity"]
+    section.tables.append(Table(_name(run, "pruning.table"), "Each threshold", head, rows))
+    return section
+
+
+def _samples(run: RunFolder, sources, references, translations: List[analysis.Alignment]) -> Section:
+    section = Section(
+        f"{run.name}: sample translations",
+        f"Of {len(sources)} test sentences the worst and the best by sentence chrF, with the cross-attention of the last "
+        "decoder layer, averaged over its heads.",
+    )
+    chrf = CHRF()
+    values = [chrf.sentence_score(t.text, [reference]).score for t, reference in zip(translations, references)]
+    order = sorted((i for i, source in enumerate(sources) if source.strip()), key=lambda i: values[i])
+    worst, best = order[:SAMPLES], [i for i in order[::-1][:SAMPLES] if i not in order[:SAMPLES]]
+    for kind, chosen in (("Worst", worst), ("Best", best)):
+        for number, i in enumerate(chosen, 1):
+            found = translations[i]
+            title = f"{kind} {number}: chrF {values[i]:.1f}"
+            figure = pictures.alignment(title, found.source, found.target, found.attention)
+            numbers = {"chrF": values[i], "line": i + 1, "reference": references[i], **found._asdict()}
+            picture = _picture(run, f"alignment.{kind}.{number}".lower(), figure, numbers)
+            section.samples.append(Sample(title, sources[i], references[i], found.text, picture))
+    return section
+
+
+def _scores(runs: List[RunFolder], rows: List[List[str]]) -> Section:
+    section = Section("Scores", "Values can be compared where the test set and the signature are the same.")
+    found = []
+    for run in runs:
+        if not run.scores:
+            section.missing.append(
+                f"{run.name} has no scores.json: scripts/evaluate.sh writes it, or fairseq-resmlp score --json "
+                f"{os.path.join(run.path, 'test', 'scores.json')}"
+            )
+        for path in run.scores:
+            try:
+                with open(path, encoding="utf-8") as file:
+                    report = json.load(file)
+                test = f"{os.path.basename(os.path.dirname(path))} ({report['lines']:,} lines)"
+                found += [[run.name, test, s["name"], f"{s['value']:.1f}", s["signature"]] for s in report["scores"]]
+            except (ValueError, KeyError, TypeError) as error:
+                raise InputError(f"{path} is not what fairseq-resmlp score --json writes: {error!r}") from error
+    head = ["run", "test set", "score", "value", "signature"]
+    order = {run.name: number for number, run in enumerate(runs)}
+    rows = sorted(found + rows, key=lambda row: order[row[0]])
+    if rows:
+        section.tables.append(Table("scores", "Final scores", head, rows))
+    return section
+
+
+def _curves(runs: List[RunFolder]) -> Section:
+    section = Section("Training")
+    found = {}
+    for run in runs:
+        try:
+            found[run.name] = curves.read(run)
+        except InputError as error:
+            section.missing.append(f"{run.name}: {error}")
+    for metric, (title, unit, logarithmic) in curves.METRICS.items():
+        lines = [
+            (name if split == "train" else f"{name}, validation", *of_run[split][metric])
+            for name, of_run in found.items()
+            for split in ("train", "valid")
+            if metric in of_run.get(split, {}) and (split == "train" or metric in ("loss", "ppl", "bleu"))
+        ]
+        if lines:
+            figure = pictures.training_curve(title, unit, lines, logarithmic)
+            numbers = [dict(zip(("run", "updates", "values"), line)) for line in lines]
+            section.pictures.append(_picture(None, f"training.{metric}", figure, {"lines": numbers}))
+        elif found:
+            hint = ": BLEU during training is logged with --eval-bleu" if metric == "bleu" else " in any log"
+            section.missing.append(f"no {title}{hint}")
+    return section
+
+
+def _name(run: RunFolder, name: str) -> str:
+    return re.sub(r"[^\w.-]+", "-", f"{run.name}.{name}")
+
+
+def _percent(share: Optional[float]) -> str:
+    return "" if share is None or math.isnan(share) else f"{100 * share:.0f}%"
