@@ -297,9 +297,9 @@ def export(model, out, data, spm, dtype, shortlist, prune_mixing) -> None:
 def report(folders, out, sentences, no_pruning) -> None:
     """Show what trained models have learned, as one page of pictures that needs no network: OUT/index.html.
 
-    A RUN_FOLDER is what scripts/train.sh and evaluate.sh or make demo wrote, such as runs/multi30k.en-de/resmlp_small or
-    demo/linear; several are compared. What a folder lacks is left out, and the page says how to get it. Beside the page
-    lie its pictures as PNG and SVG and the numbers behind each as JSON.
+    A RUN_FOLDER is what scripts/train.sh and evaluate.sh or make demo wrote, such as runs/multi30k.en-de/resmlp_small
+    or demo/linear; several are compared. What a folder lacks is left out, and the page says how to get it. Beside the
+    page lie its pictures as PNG and SVG and the numbers behind each as JSON.
     """
     from .report import make
 

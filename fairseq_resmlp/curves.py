@@ -10,8 +10,8 @@ from .run_folder import RunFolder
 
 # What is drawn, by fairseq's name: title, unit, whether the axis is logarithmic
 METRICS = {
-    "loss": ("Loss", "bits a target piece, with label smoothing", False),
-    "ppl": ("Perplexity", "2 to the bits a target piece", True),
+    "loss": ("Loss, with label smoothing", "bits a target piece", False),
+    "ppl": ("Perplexity", "2^bits a target piece", True),
     "bleu": ("BLEU on validation", "BLEU", False),
     "lr": ("Learning rate", "learning rate", False),
     "gnorm": ("Gradient norm", "norm before clipping", True),
@@ -34,8 +34,8 @@ def read(run: RunFolder) -> Curves:
     found = _read_events(run.events) or _read_json(run.logs)
     if not found:
         raise InputError(
-            f"no training log in {run.path}: train with --tensorboard-logdir {os.path.join(run.path, 'tensorboard')}, or "
-            f"with --log-format json --log-file {os.path.join(run.path, 'train.log')}"
+            f"no training log in {run.path}: train with --tensorboard-logdir {os.path.join(run.path, 'tensorboard')}, "
+            f"or with --log-format json --log-file {os.path.join(run.path, 'train.log')}"
         )
     return {
         split: {name: tuple(map(list, zip(*sorted(points.items())))) for name, points in metrics.items()}
@@ -53,7 +53,9 @@ def _read_events(folders: List[str]) -> Dict[str, Dict[str, Dict[int, float]]]:
     try:
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     except ImportError as error:
-        raise InputError("reading TensorBoard's files needs tensorboard: pip install 'fairseq-resmlp[report]'") from error
+        raise InputError(
+            "reading TensorBoard's files needs tensorboard: pip install 'fairseq-resmlp[report]'"
+        ) from error
     found: Dict[str, Dict[str, Dict[int, float]]] = {}
     for folder in folders:
         split = _SPLITS.get(os.path.basename(folder))

@@ -35,13 +35,13 @@ STYLE = {
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "fairseq-resmlp",  # the same numbers give the same file
 }
-WIDTH, HEIGHT = 4.4, 3.3  # inches
+WIDTH, HEIGHT = 4.4, 3.6  # inches
 POSITIONS = (1, 4, 8, 16)  # whose rows of A are drawn as curves
 Line = Tuple[str, Sequence[float], Sequence[float]]
 
 
-def _figure(title: str, height: float = HEIGHT):
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+def _figure(title: str):
+    figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
     axes = figure.add_subplot()
     axes.set_title(title, wrap=True)
     return figure, axes
@@ -55,6 +55,21 @@ def _styles():
         itertools.cycle("os^DvXP"),
     )
     return ({"color": color, "linestyle": dash, "marker": marker} for color, dash, marker in looks)
+
+
+def _legend(figure: Figure, title: Optional[str] = None) -> None:
+    """Below the axes, where it hides nothing and takes no room from them."""
+    labels = figure.axes[0].get_legend_handles_labels()[1]
+    columns = max(1, min(4, 64 // (6 + max(map(len, labels)))))
+    lines = -(-len(labels) // columns) + (title is not None)
+    figure.set_figheight(figure.get_figheight() + 0.17 * (lines - 2))
+    figure.legend(loc="outside lower center", ncols=columns, title=title, frameon=False)
+
+
+def _plain_numbers(axis) -> None:
+    """1, 2, 5, 10 and so on along a logarithmic axis."""
+    axis.set_major_formatter(lambda x, _: f"{x:g}")
+    axis.set_minor_formatter(lambda x, _: f"{x:g}" if f"{x:.0e}"[0] in "25" else "")
 
 
 def files(figure: Figure) -> Dict[str, bytes]:
@@ -83,17 +98,17 @@ def styled(draw):
 def interaction_map(mixing: Mixing, largest: float) -> Figure:
     """A as a heatmap, over what training visited; `largest` is the magnitude at both ends of the colours."""
     A, L = mixing.visited, mixing.L
-    figure, axes = _figure(f"A of {mixing.name}", 4.0)
+    figure, axes = _figure(f"A of {mixing.name}")
     edges = (0.5, L + 0.5)
     image = axes.imshow(A, cmap="PuOr", vmin=-largest, vmax=largest, extent=(*edges, *edges[::-1]))
     axes.grid(False)
-    i, j = np.nonzero(A < -SMALL * largest)
+    i, j = np.nonzero(-SMALL * largest > A)
     size = 0.6 * 72 * 2.9 / L  # points, most of a cell
     axes.scatter(j + 1, i + 1, size**2, "k", marker="_", linewidths=size / 6, rasterized=True)
     axes.set(xlabel="position j that is read (pieces)", ylabel="position i that is written (pieces)")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(8, integer=True))
-    figure.colorbar(image, label="weight A[i, j];  − marks negative cells", shrink=0.85)
+    figure.colorbar(image, label=f"weight A[i, j]   (− : below −{SMALL:.0%} of the largest)", shrink=0.85)
     return figure
 
 
@@ -108,7 +123,7 @@ def rows(mixing: Mixing) -> Figure:
         axes.plot(range(1, len(row) + 1), row, label=f"i = {position}", markersize=3, linewidth=1.2, **style)
     axes.set(xlabel="position j that is read (pieces)", ylabel="weight A[i, j]")
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
-    axes.legend(title="row of position")
+    _legend(figure, "row of position")
     return figure
 
 
@@ -122,7 +137,7 @@ def offsets(mixing: Mixing, found: Offsets, share: float) -> Figure:
     axes.plot(found.offset, found.mean, "k-o", markersize=2.5, linewidth=1, label="mean")
     axes.set(xlabel="offset j − i (pieces; left is earlier text)", ylabel="weight A[i, j]")
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
-    axes.legend()
+    _legend(figure)
     return figure
 
 
@@ -139,7 +154,7 @@ def convolution(stack: str, lines: List[Line], typical: Optional[int]) -> Figure
         axes.axvline(typical, color="0.4", linestyle=(0, (1, 1)), label=f"median sentence, {typical}")
     axes.set(xlabel="first n positions (pieces)", ylabel="energy that one weight\nan offset explains", ylim=(0, 1.05))
     axes.yaxis.set_major_formatter(PercentFormatter(1))
-    axes.legend()
+    _legend(figure)
     return figure
 
 
@@ -155,7 +170,7 @@ def sparsity(found: List[LayerSparsity]) -> Figure:
     axes.set(ylabel="share of entries", ylim=(-0.02, 1.05))
     axes.yaxis.set_major_formatter(PercentFormatter(1))
     _layers(axes, [(f.stack, f.layer) for f in found])
-    axes.legend(loc="best")
+    _legend(figure)
     return figure
 
 
@@ -182,7 +197,7 @@ def scales(found: List[Scale], start: float) -> Figure:
     axes.axhline(start, color="0.4", linestyle=(0, (1, 1)), linewidth=1, label=f"start, {start:g}")
     axes.set(ylabel="|alpha|: median of the channels,\nbars from 10 to 90%", ylim=(0, None))
     _layers(axes, layers)
-    axes.legend()
+    _legend(figure)
     return figure
 
 
@@ -197,17 +212,18 @@ def _layers(axes, layers: List[Tuple[str, int]]) -> None:
 
 
 @styled
-def training_curve(title: str, unit: str, lines: List[Line], logarithmic: bool) -> Figure:
-    """One metric over the updates, a line a run and split."""
+def training_curve(title: str, unit: str, of_runs: Dict[str, List[Line]], logarithmic: bool) -> Figure:
+    """One metric over the updates, a colour and marker a run; its second line, validation, is dashed."""
     figure, axes = _figure(title)
-    most = max(len(x) for _, x, _ in lines)
-    _draw(axes, lines, markevery=max(1, most // 12))
+    for lines, style in zip(of_runs.values(), _styles()):
+        for (label, x, y), dash, fill in zip(lines, ("-", "--"), ("full", "none")):
+            style.update(linestyle=dash, fillstyle=fill, markevery=max(1, len(x) // 10))
+            axes.plot(x, y, label=label, markersize=4, linewidth=1.2, **style)
     axes.set(xlabel="updates", ylabel=unit)
     if logarithmic:
         axes.set_yscale("log")
-        axes.yaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_minor_formatter(lambda x, _: f"{x:g}" if f"{x:.0e}"[0] in "25" else "")
-    axes.legend()
+        _plain_numbers(axes.yaxis)
+    _legend(figure)
     return figure
 
 
@@ -220,7 +236,8 @@ def pruning(title: str, unit: str, lines: List[Line], logarithmic: bool) -> Figu
     axes.xaxis.set_major_formatter(PercentFormatter(1))
     if logarithmic:
         axes.set_yscale("log")
-    axes.legend()
+        _plain_numbers(axes.yaxis)
+    _legend(figure)
     return figure
 
 

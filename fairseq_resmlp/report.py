@@ -23,7 +23,30 @@ from .run_folder import RunFolder, find_all
 THRESHOLDS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
 BEAM = 4
 SAMPLES = 3  # of the worst and of the best translations
-NAMES = {"bleu": "BLEU", "perplexity": "Perplexity"}
+ABOUT = {
+    "scores": "Values can be compared where the test set and the signature are the same.",
+    "maps": """
+        Each row of A says with which weights a position is written from those that are read. The maps go as far as the
+        longest sentence of training: A starts at zero, and beyond that length it is exactly zero still. What lies near
+        that length was taught by a few sentences alone. A convolution would have one weight an offset; how much of the
+        energy of A, the sum of its squares, such weights explain is given over all that was visited and for the first
+        n positions.""",
+    "sparsity": """
+        The share of entries smaller in magnitude than 5% of the largest of their matrix, as in Figures 3 and B.2 of the
+        paper. Of A, once over the positions that training visited, once over all N x N, most of which it never saw; of
+        the decoder's A, entries on and below the diagonal.""",
+    "scales": """
+        Each sublayer stands between two Affs, whose alpha scales every channel on its way in and out: where the outer
+        one stays small, the network makes little use of that sublayer.""",
+    "pruning": """
+        Entries smaller than a threshold times the largest of their matrix are set to zero, without training after it; of
+        A, only what training visited counts. BLEU is of the first {lines:,} lines of {test} with beam {beam}
+        ({signature}), perplexity of {pairs:,} validation pairs. fairseq-resmlp export --prune-mixing THRESHOLD does this
+        to A.""",
+    "samples": """
+        Of {lines:,} test sentences the worst and the best by sentence chrF, with the cross-attention of the last decoder
+        layer, averaged over its heads.""",
+}
 
 
 @dataclass
@@ -35,6 +58,7 @@ class Picture:
     svg: bytes
     png: bytes
     numbers: str
+    width: int  # in CSS pixels, where its text has the size of the page's
 
 
 @dataclass
@@ -70,9 +94,7 @@ class Section:
     samples: List[Sample] = field(default_factory=list)
 
 
-def make(
-    folders: Sequence[str], out: str, sentences: int, with_pruning: bool, say: Callable[[str], None]
-) -> str:
+def make(folders: Sequence[str], out: str, sentences: int, with_pruning: bool, say: Callable[[str], None]) -> str:
     """Write OUT/index.html about run folders, with PNG, SVG and JSON files beside it.
 
     Args:
@@ -108,7 +130,7 @@ def make(
             numbers = {"title": table.title, "head": table.head, "rows": table.rows}
             _write(out, f"{table.name}.json", _json(numbers).encode())
         for line in section.missing:
-            say(f"left out: {section.title}: {line}")
+            say(f"missing: {section.title}: {line}")
     environment = jinja2.Environment(loader=jinja2.PackageLoader(__package__, "."), autoescape=True)
     environment.filters["base64"] = lambda data: base64.b64encode(
         data.encode() if isinstance(data, str) else data
@@ -143,7 +165,8 @@ def _plain(value: Any) -> Any:
 def _picture(run: Optional[RunFolder], name: str, figure, numbers: Dict[str, Any]) -> Picture:
     title = figure.axes[0].get_title().replace("\n", " ")
     name = re.sub(r"[^\w.-]+", "-", f"{run.name}.{name}" if run else name)
-    return Picture(name, title, numbers=_json({"title": title, **numbers}), **pictures.files(figure))
+    width = round(96 * figure.get_size_inches()[0])
+    return Picture(name, title, numbers=_json({"title": title, **numbers}), width=width, **pictures.files(figure))
 
 
 def _about_run(run: RunFolder, sentences: int, with_pruning: bool, say):
@@ -207,28 +230,21 @@ def _maps(run: RunFolder, model, typical: Dict[str, int]) -> Section:
     if not found:
         section.missing.append("the layers of this model mix tokens without a matrix A (--token-mixing)")
         return section
-    section.about = (
-        "Each row of A says with which weights a position is written from the positions that are read. The maps go as far "
-        "as the longest sentence of training: A starts at zero, and beyond that length it is exactly zero still. Far from "
-        "the corner few sentences taught it anything. A convolution would have one weight an offset: how much of the "
-        "energy of A, the sum of its squares, such weights explain is given over all visited positions and among the "
-        "first n."
-    )
+    section.about = ABOUT["maps"]
     rows = []
     for mixing in found:
         A, stack = mixing.visited, mixing.stack
         largest = max(np.abs(m.A).max() for m in found if (m.stack, m.layer) == (stack, mixing.layer)) or 1.0
         offsets, share = analysis.by_offset(A, mixing.causal), analysis.convolution_share(A)
-        parts = analysis.directions(A)
-        median = typical.get(stack)
-        near = analysis.convolution_share(A[:median, :median]) if median else float("nan")
-        rows.append(
-            [
-                *(mixing.name, f"{mixing.L} of {len(mixing.A)}", _percent(share), _percent(near)),
-                f"{analysis.mean_distance(A):.1f}",
-                *(_percent(parts[part]) if part != "ahead" or not mixing.causal else "" for part in parts),
-            ]
-        )
+        parts = {f"all {mixing.L} visited, of N = {len(mixing.A)}": A}
+        if stack in typical:
+            parts[f"first {typical[stack]}, the median sentence"] = A[: typical[stack], : typical[stack]]
+        for positions, part in parts.items():
+            explained, distance = analysis.convolution_share(part), analysis.mean_distance(part)
+            energy = analysis.directions(part)
+            rows.append(
+                [mixing.name, positions, _percent(explained), f"{distance:.1f}", *map(_percent, energy.values())]
+            )
         key = mixing.name
         section.pictures += [
             _picture(run, f"map.{key}", pictures.interaction_map(mixing, largest), {"A": A, "causal": mixing.causal}),
@@ -242,20 +258,15 @@ def _maps(run: RunFolder, model, typical: Dict[str, int]) -> Section:
         figure = pictures.convolution(stack, lines, typical.get(stack))
         numbers = {"lines": [dict(zip(("layer", "n", "share"), line)) for line in lines], "median": typical.get(stack)}
         section.pictures.append(_picture(run, f"convolution.{stack}", figure, numbers))
-    head = ["A of", "visited length, of N", "one weight an offset explains", "the same, up to the median sentence"]
-    head += ["mean distance (pieces)", "energy behind", "on the diagonal", "ahead"]
+    head = ["A of", "positions", "one weight an offset explains", "mean distance (pieces)"]
+    head += ["energy behind", "on the diagonal", "ahead"]
     section.tables.append(Table(_name(run, "layers"), "Each mixing layer", head, rows))
     return section
 
 
 def _sparsity(run: RunFolder, model) -> Section:
     found = analysis.sparsities(model)
-    section = Section(
-        f"{run.name}: sparsity",
-        "The share of entries smaller in magnitude than 5% of the largest of their matrix, as in Figures 3 and B.2 of the "
-        "paper. Of A once over the positions that training visited, once over all N x N, most of which it never saw; of "
-        "the decoder's A, entries on and below the diagonal.",
-    )
+    section = Section(f"{run.name}: sparsity", ABOUT["sparsity"])
     head = ["layer", "A, as far as visited", "A, all N", "B", "C"]
     rows = [[f"{f.stack} layer {f.layer}", *map(_percent, (f.A_visited, f.A_all, f.B, f.C))] for f in found]
     section.tables.append(Table(_name(run, "sparsity.table"), "Share of small entries", head, rows))
@@ -264,11 +275,7 @@ def _sparsity(run: RunFolder, model) -> Section:
 
 
 def _scales(run: RunFolder, model) -> Section:
-    section = Section(
-        f"{run.name}: scales",
-        "Each sublayer stands between two Affs, whose alpha scales every channel on its way in and out: where the outer "
-        "one stays small, the network makes little use of that sublayer.",
-    )
+    section = Section(f"{run.name}: scales", ABOUT["scales"])
     for place, start in (("post", POST_ALPHA), ("pre", 1.0)):
         found = [scale for scale in analysis.scales(model) if scale.place == place]
         if found:
@@ -299,27 +306,33 @@ def _pruning(run: RunFolder, cfg, task, model, test, pairs, say) -> Section:
         found[kind] = [whole]
         for threshold in THRESHOLDS:
             found[kind].append(measure(weights, threshold))
-            shown = {key: value for key, value in found[kind][-1].items()}
+            point = found[kind][-1]
             say(
-                f"{run.name}: pruning {kind} at {threshold:g}: {shown['removed']:.0%} removed, BLEU {shown['bleu']:.1f}, "
-                f"perplexity {shown['perplexity']:.2f}"
+                f"{run.name}: {point['removed']:.0%} of {kind} removed at {threshold:g}: BLEU {point['bleu']:.1f}, "
+                f"perplexity {point['perplexity']:.2f}"
             )
-    section = Section(
-        f"{run.name}: pruning",
-        "Entries smaller than a threshold times the largest of their matrix are set to zero, without training after it; "
-        "of A, only what training visited counts as removed. "
-        f"BLEU on the first {len(sources)} lines of {name} with beam {BEAM} ({bleu.get_signature()}), perplexity on "
-        f"{len(pairs)} validation pairs. fairseq-resmlp export --prune-mixing THRESHOLD does this to A.",
+    about = ABOUT["pruning"].format(
+        lines=len(sources), test=name, beam=BEAM, signature=bleu.get_signature(), pairs=len(pairs)
     )
-    for metric, unit in (("bleu", f"BLEU, {len(sources)} test sentences"), ("perplexity", "validation perplexity")):
+    section = Section(f"{run.name}: pruning", about)
+    for metric, title, unit in (
+        ("bleu", "BLEU", f"BLEU, {len(sources)} test sentences"),
+        ("perplexity", "Perplexity", "2^bits a target piece of validation"),
+    ):
         lines = [
             (kind, [point["removed"] for point in points], [point[metric] for point in points])
             for kind, points in found.items()
         ]
-        figure = pictures.pruning(f"{NAMES[metric]} without small weights", unit, lines, metric == "perplexity")
+        figure = pictures.pruning(f"{title} without small weights", unit, lines, metric == "perplexity")
         section.pictures.append(_picture(run, f"pruning.{metric}", figure, {"points": found}))
     rows = [
-        [kind, f"{point['threshold']:g}", _percent(point["removed"]), f"{point['bleu']:.1f}", f"{point['perplexity']:.2f}"]
+        [
+            kind,
+            f"{point['threshold']:g}",
+            _percent(point["removed"]),
+            f"{point['bleu']:.1f}",
+            f"{point['perplexity']:.2f}",
+        ]
         for kind, points in found.items()
         for point in points
     ]
@@ -329,11 +342,7 @@ def _pruning(run: RunFolder, cfg, task, model, test, pairs, say) -> Section:
 
 
 def _samples(run: RunFolder, sources, references, translations: List[analysis.Alignment]) -> Section:
-    section = Section(
-        f"{run.name}: sample translations",
-        f"Of {len(sources)} test sentences the worst and the best by sentence chrF, with the cross-attention of the last "
-        "decoder layer, averaged over its heads.",
-    )
+    section = Section(f"{run.name}: sample translations", ABOUT["samples"].format(lines=len(sources)))
     chrf = CHRF()
     values = [chrf.sentence_score(t.text, [reference]).score for t, reference in zip(translations, references)]
     order = sorted((i for i, source in enumerate(sources) if source.strip()), key=lambda i: values[i])
@@ -350,7 +359,7 @@ def _samples(run: RunFolder, sources, references, translations: List[analysis.Al
 
 
 def _scores(runs: List[RunFolder], rows: List[List[str]]) -> Section:
-    section = Section("Scores", "Values can be compared where the test set and the signature are the same.")
+    section = Section("Scores", ABOUT["scores"])
     found = []
     for run in runs:
         if not run.scores:
@@ -383,15 +392,18 @@ def _curves(runs: List[RunFolder]) -> Section:
         except InputError as error:
             section.missing.append(f"{run.name}: {error}")
     for metric, (title, unit, logarithmic) in curves.METRICS.items():
-        lines = [
-            (name if split == "train" else f"{name}, validation", *of_run[split][metric])
+        splits = ("train", "valid") if metric in ("loss", "ppl", "bleu") else ("train",)
+        lines = {
+            name: [
+                (name if split == "train" else f"{name}, validation", *of_run[split][metric])
+                for split in splits
+                if metric in of_run.get(split, {})
+            ]
             for name, of_run in found.items()
-            for split in ("train", "valid")
-            if metric in of_run.get(split, {}) and (split == "train" or metric in ("loss", "ppl", "bleu"))
-        ]
-        if lines:
+        }
+        if any(lines.values()):
             figure = pictures.training_curve(title, unit, lines, logarithmic)
-            numbers = [dict(zip(("run", "updates", "values"), line)) for line in lines]
+            numbers = [dict(zip(("run", "updates", "values"), line)) for run in lines.values() for line in run]
             section.pictures.append(_picture(None, f"training.{metric}", figure, {"lines": numbers}))
         elif found:
             hint = ": BLEU during training is logged with --eval-bleu" if metric == "bleu" else " in any log"
