@@ -10,13 +10,11 @@ that a layer writes, columns j those that it reads; both count from 0, and L is 
 """
 
 from dataclasses import dataclass
-from typing import Dict, List, NamedTuple, Optional, Tuple
+from typing import Dict, List, NamedTuple, Optional
 
 import numpy as np
 import torch
 from torch import nn
-
-from .lines import Translator
 
 SMALL = 0.05  # entries below this share of the largest count as small, as in Figures 3 and B.2
 
@@ -193,60 +191,3 @@ def scales(model: nn.Module) -> List[Scale]:
                 if place in ("pre", "post") and hasattr(module, "alpha"):
                     found.append(Scale(stack, number, sublayer, place, module.alpha.detach().cpu().double().numpy()))
     return found
-
-
-class Alignment(NamedTuple):
-    """A translation and the cross-attention that made it: of the last decoder layer, averaged over heads.
-
-    `attention` is T x S: row t says where target piece t looked, each row sums to 1. Both sides end with </s>.
-    """
-
-    text: str
-    source: List[str]
-    target: List[str]
-    attention: np.ndarray
-
-
-def translate(translator: Translator, lines: List[str], beam: int = 4) -> List[Alignment]:
-    """Translate raw text and keep the alignments; the translator was loaded with `print_alignment="soft"`."""
-    tokens = [translator.encode(line) for line in lines]
-    found = []
-    for source, hypotheses in zip(tokens, translator.generate(tokens, beam=beam)):
-        best = hypotheses[0]
-        found.append(
-            Alignment(
-                translator.decode(best["tokens"]),
-                [translator.src_dict[token] for token in source],
-                [translator.tgt_dict[token] for token in best["tokens"]],
-                best["attention"].t().cpu().numpy()[:, -len(source) :],  # the batch is padded on the left
-            )
-        )
-    return found
-
-
-def perplexity(model: nn.Module, task, pairs: List[Tuple[torch.Tensor, torch.Tensor]]) -> float:
-    """2 to the mean bits a target piece, its end-of-sentence mark among them, given the earlier ones: fairseq's ppl.
-
-    Args:
-        pairs: source and target pieces (LongTensors) that end with the end-of-sentence mark
-    """
-    from fairseq.data import LanguagePairDataset
-
-    sources, targets = (list(side) for side in zip(*sorted(pairs, key=lambda pair: len(pair[1]))))
-    dataset = LanguagePairDataset(
-        *(sources, np.array(list(map(len, sources))), task.source_dictionary),
-        *(targets, np.array(list(map(len, targets))), task.target_dictionary),
-        shuffle=False,
-    )
-    loss = count = 0.0
-    with torch.inference_mode():
-        for start in range(0, len(dataset), 64):
-            sample = dataset.collater([dataset[i] for i in range(start, min(start + 64, len(dataset)))])
-            logits, _ = model(**sample["net_input"])
-            target = sample["target"]
-            pad = task.target_dictionary.pad()
-            loss += float(
-                nn.functional.cross_entropy(logits.flatten(0, 1), target.flatten(), ignore_index=pad, reduction="sum")
-            )
-            count += int(target.ne(pad).sum())
-    return float(np.exp(loss / count))

@@ -1,27 +1,25 @@
 """The report: one page about trained models, with its pictures and the numbers behind them beside it."""
 
 import base64
-import copy
 import json
 import math
 import os
 import re
 from dataclasses import dataclass, field
-from typing import Any, Callable, Dict, List, Optional, Sequence
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
-from sacrebleu.metrics import BLEU, CHRF
+from sacrebleu.metrics import CHRF
 
 from . import analysis, curves, pictures
 from .errors import InputError
 from .files import written_whole
-from .lines import Translator
-from .pruning import feed_forward_weights, mixing_weights, prune
+from .held_out import BEAM, Alignment, HeldOut, Pruned
+from .pruning import feed_forward_weights, mixing_weights
 from .resmlp import POST_ALPHA
 from .run_folder import RunFolder, find_all
 
-THRESHOLDS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
-BEAM = 4
+THRESHOLDS = (0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
 SAMPLES = 3  # of the worst and of the best translations
 ABOUT = {
     "scores": "Values can be compared where the test set and the signature are the same.",
@@ -39,13 +37,13 @@ ABOUT = {
         Each sublayer stands between two Affs, whose alpha scales every channel on its way in and out: where the outer
         one stays small, the network makes little use of that sublayer.""",
     "pruning": """
-        Entries smaller than a threshold times the largest of their matrix are set to zero, without training after it; of
-        A, only what training visited counts. BLEU is of the first {lines:,} lines of {test} with beam {beam}
-        ({signature}), perplexity of {pairs:,} validation pairs. fairseq-resmlp export --prune-mixing THRESHOLD does this
-        to A.""",
+        Entries smaller than a threshold times the largest of their matrix are set to zero, without training after it;
+        of A, only what training visited counts. BLEU is of the first {lines:,} lines of {test} with beam {beam}
+        ({signature}), perplexity of {pairs:,} validation pairs. fairseq-resmlp export --prune-mixing THRESHOLD does
+        this to A.""",
     "samples": """
-        Of {lines:,} test sentences the worst and the best by sentence chrF, with the cross-attention of the last decoder
-        layer, averaged over its heads.""",
+        Of {lines:,} test sentences the worst and the best by sentence chrF, with the cross-attention of the last
+        decoder layer, averaged over its heads.""",
 }
 
 
@@ -57,7 +55,7 @@ class Picture:
     title: str
     svg: bytes
     png: bytes
-    numbers: str
+    numbers: bytes  # JSON
     width: int  # in CSS pixels, where its text has the size of the page's
 
 
@@ -125,16 +123,14 @@ def make(folders: Sequence[str], out: str, sentences: int, with_pruning: bool, s
         for picture in [*section.pictures, *(sample.picture for sample in section.samples)]:
             _write(out, f"{picture.name}.svg", picture.svg)
             _write(out, f"{picture.name}.png", picture.png)
-            _write(out, f"{picture.name}.json", picture.numbers.encode())
+            _write(out, f"{picture.name}.json", picture.numbers)
         for table in section.tables:
             numbers = {"title": table.title, "head": table.head, "rows": table.rows}
-            _write(out, f"{table.name}.json", _json(numbers).encode())
+            _write(out, f"{table.name}.json", _json(numbers))
         for line in section.missing:
             say(f"missing: {section.title}: {line}")
     environment = jinja2.Environment(loader=jinja2.PackageLoader(__package__, "."), autoescape=True)
-    environment.filters["base64"] = lambda data: base64.b64encode(
-        data.encode() if isinstance(data, str) else data
-    ).decode()
+    environment.filters["base64"] = lambda data: base64.b64encode(data).decode()
     page = environment.get_template("report.html").render(sections=sections, names=[run.name for run in runs])
     _write(out, "index.html", page.encode("utf-8", "replace"))
     return os.path.join(out, "index.html")
@@ -145,8 +141,8 @@ def _write(folder: str, name: str, data: bytes) -> None:
         file.write(data)
 
 
-def _json(value: Any) -> str:
-    return json.dumps(_plain(value), ensure_ascii=False) + "\n"
+def _json(value: Any) -> bytes:
+    return (json.dumps(_plain(value), ensure_ascii=False) + "\n").encode("utf-8", "replace")
 
 
 def _plain(value: Any) -> Any:
@@ -169,62 +165,37 @@ def _picture(run: Optional[RunFolder], name: str, figure, numbers: Dict[str, Any
     return Picture(name, title, numbers=_json({"title": title, **numbers}), width=width, **pictures.files(figure))
 
 
-def _about_run(run: RunFolder, sentences: int, with_pruning: bool, say):
+def _about_run(run: RunFolder, sentences: int, with_pruning: bool, say) -> Tuple[List[Section], List[List[str]]]:
     """Its sections, and rows for the table of scores."""
     try:
-        loaded = run.load()
+        cfg, task, model = run.load()
     except InputError as error:
         return [Section(f"{run.name}: the model", missing=[str(error)])], []
-    cfg, task, model = loaded
-    languages = (task.cfg.source_lang, task.cfg.target_lang)
-    texts, missing, typical = {}, [], {}
-    for split in ("test", "valid"):
-        try:
-            if sentences == 0:
-                raise InputError("--sentences 0 asked for none")
-            name, *sides = run.text(split, languages)
-            texts[split] = (name, *(side[:sentences] for side in sides))
-        except InputError as error:
-            missing.append(str(error))
-    pairs = []
-    if "valid" in texts:
-        cutter = Translator(cfg, task, [copy.deepcopy(model)])
-        pieces = [[cutter.apply_bpe(line) for line in side] for side in texts["valid"][1:]]
-        dictionaries = (task.source_dictionary, task.target_dictionary)
-        tokens = [
-            [d.encode_line(line, add_if_not_exist=False).long() for line in side]
-            for d, side in zip(dictionaries, pieces)
-        ]
-        N = (model.encoder.N, model.decoder.N)
-        pairs = [pair for pair in zip(*tokens) if all(len(side) <= n for side, n in zip(pair, N))]
-        typical = {
-            stack: int(np.median([len(side) for side in sides]))
-            for stack, sides in zip(("encoder", "decoder"), zip(*pairs))
-        }
-    found = [_maps(run, model, typical), _sparsity(run, model), _scales(run, model)]
-    rows: List[List[str]] = []
     samples, pruned = Section(f"{run.name}: sample translations"), Section(f"{run.name}: pruning")
-    if "test" in texts:
+    rows: List[List[str]] = []
+    median: Dict[str, int] = {}
+    try:
+        if sentences == 0:
+            raise InputError("--sentences 0 asked for none")
+        text = HeldOut(run, cfg, task, sentences)
+    except InputError as error:
+        samples.missing = pruned.missing = [str(error)]
+    else:
+        median = dict(zip(("encoder", "decoder"), text.median_lengths))
         say(f"{run.name}: translating")
-        test, sources, references = texts["test"]
-        translations = analysis.translate(Translator(cfg, task, [copy.deepcopy(model)]), sources, BEAM)
-        bleu = BLEU()
-        value = bleu.corpus_score([t.text for t in translations], [references]).score
-        about = f"{test}, the first {len(sources)}, for this report"
-        rows.append([run.name, about, "sacreBLEU", f"{value:.1f}", str(bleu.get_signature())])
-        samples = _samples(run, sources, references, translations)
-    else:
-        samples.missing = missing
-    if not with_pruning:
-        pruned.missing = ["--no-pruning asked for none"]
-    elif missing:
-        pruned.missing = missing
-    else:
-        pruned = _pruning(run, cfg, task, model, texts["test"], pairs, say)
-    return [*found, pruned, samples], rows
+        translations = text.translate(model)
+        value, signature = text.bleu(translations)
+        rows.append([run.name, f"{text.test}, its first {len(text.sources):,}", "sacreBLEU", f"{value:.1f}", signature])
+        samples = _samples(run, text, translations)
+        if with_pruning:
+            pruned = _pruning(run, model, text, signature, say)
+        else:
+            pruned.missing = ["--no-pruning asked for none"]
+    return [_maps(run, model, median), _sparsity(run, model), _scales(run, model), pruned, samples], rows
 
 
-def _maps(run: RunFolder, model, typical: Dict[str, int]) -> Section:
+def _maps(run: RunFolder, model, median: Dict[str, int]) -> Section:
+    """The mixing matrices; `median` is the length of the median sentence by stack, where it is known."""
     section = Section(f"{run.name}: what tokens read from each other")
     found = analysis.mixings(model)
     if not found:
@@ -237,14 +208,13 @@ def _maps(run: RunFolder, model, typical: Dict[str, int]) -> Section:
         largest = max(np.abs(m.A).max() for m in found if (m.stack, m.layer) == (stack, mixing.layer)) or 1.0
         offsets, share = analysis.by_offset(A, mixing.causal), analysis.convolution_share(A)
         parts = {f"all {mixing.L} visited, of N = {len(mixing.A)}": A}
-        if stack in typical:
-            parts[f"first {typical[stack]}, the median sentence"] = A[: typical[stack], : typical[stack]]
+        if stack in median:
+            parts[f"first {median[stack]}, the median sentence"] = A[: median[stack], : median[stack]]
         for positions, part in parts.items():
-            explained, distance = analysis.convolution_share(part), analysis.mean_distance(part)
-            energy = analysis.directions(part)
-            rows.append(
-                [mixing.name, positions, _percent(explained), f"{distance:.1f}", *map(_percent, energy.values())]
-            )
+            distance = f"{analysis.mean_distance(part):.1f}"
+            shares = (analysis.convolution_share(part), *analysis.directions(part).values())
+            explained, *energy = map(_percent, shares)
+            rows.append([mixing.name, positions, explained, distance, *energy])
         key = mixing.name
         section.pictures += [
             _picture(run, f"map.{key}", pictures.interaction_map(mixing, largest), {"A": A, "causal": mixing.causal}),
@@ -255,8 +225,8 @@ def _maps(run: RunFolder, model, typical: Dict[str, int]) -> Section:
         lines = [
             (m.name, range(2, m.L + 1), analysis.convolution_by_length(m.visited)) for m in found if m.stack == stack
         ]
-        figure = pictures.convolution(stack, lines, typical.get(stack))
-        numbers = {"lines": [dict(zip(("layer", "n", "share"), line)) for line in lines], "median": typical.get(stack)}
+        figure = pictures.convolution(stack, lines, median.get(stack))
+        numbers = {"lines": [dict(zip(("layer", "n", "share"), line)) for line in lines], "median": median.get(stack)}
         section.pictures.append(_picture(run, f"convolution.{stack}", figure, numbers))
     head = ["A of", "positions", "one weight an offset explains", "mean distance (pieces)"]
     head += ["energy behind", "on the diagonal", "ahead"]
@@ -286,62 +256,44 @@ def _scales(run: RunFolder, model) -> Section:
     return section
 
 
-def _pruning(run: RunFolder, cfg, task, model, test, pairs, say) -> Section:
-    """BLEU and perplexity with the small entries of A, or of B and C, set to zero."""
-    name, sources, references = test
-    bleu = BLEU()
-
-    def measure(weights=None, threshold=0.0) -> Dict[str, float]:
-        pruned = copy.deepcopy(model)
-        removed = prune(weights(pruned), threshold) if weights else 0.0
-        found = {"threshold": threshold, "removed": removed, "perplexity": analysis.perplexity(pruned, task, pairs)}
-        texts = [t.text for t in analysis.translate(Translator(cfg, task, [pruned]), sources, BEAM)]
-        return {**found, "bleu": bleu.corpus_score(texts, [references]).score}
-
+def _pruning(run: RunFolder, model, text: HeldOut, signature: str, say) -> Section:
+    """BLEU and perplexity without the small entries of A, or of B and C."""
     kinds = {"A": mixing_weights, "B and C": feed_forward_weights}
-    if not analysis.mixings(model):
+    if not hasattr(model.encoder.layers[0].mixing, "A"):
         del kinds["A"]
-    whole, found = measure(), {}
+    found: Dict[str, List[Pruned]] = {kind: [] for kind in kinds}
     for kind, weights in kinds.items():
-        found[kind] = [whole]
-        for threshold in THRESHOLDS:
-            found[kind].append(measure(weights, threshold))
-            point = found[kind][-1]
+        for point in text.prune(model, weights, THRESHOLDS):
+            found[kind].append(point)
             say(
-                f"{run.name}: {point['removed']:.0%} of {kind} removed at {threshold:g}: BLEU {point['bleu']:.1f}, "
-                f"perplexity {point['perplexity']:.2f}"
+                f"{run.name}: {point.removed:.0%} of {kind} removed at {point.threshold:g}: BLEU {point.bleu:.1f}, "
+                f"perplexity {point.perplexity:.2f}"
             )
-    about = ABOUT["pruning"].format(
-        lines=len(sources), test=name, beam=BEAM, signature=bleu.get_signature(), pairs=len(pairs)
-    )
+    sizes = {"lines": len(text.sources), "pairs": len(text.pairs)}
+    about = ABOUT["pruning"].format(test=text.test, beam=BEAM, signature=signature, **sizes)
     section = Section(f"{run.name}: pruning", about)
     for metric, title, unit in (
-        ("bleu", "BLEU", f"BLEU, {len(sources)} test sentences"),
+        ("bleu", "BLEU", f"BLEU, {len(text.sources):,} test sentences"),
         ("perplexity", "Perplexity", "2^bits a target piece of validation"),
     ):
-        lines = [
-            (kind, [point["removed"] for point in points], [point[metric] for point in points])
-            for kind, points in found.items()
+        curve = [
+            (kind, [p.removed for p in points], [getattr(p, metric) for p in points]) for kind, points in found.items()
         ]
-        figure = pictures.pruning(f"{title} without small weights", unit, lines, metric == "perplexity")
+        figure = pictures.pruning(f"{title} without small weights", unit, curve, metric == "perplexity")
         section.pictures.append(_picture(run, f"pruning.{metric}", figure, {"points": found}))
     rows = [
-        [
-            kind,
-            f"{point['threshold']:g}",
-            _percent(point["removed"]),
-            f"{point['bleu']:.1f}",
-            f"{point['perplexity']:.2f}",
-        ]
+        [kind, f"{p.threshold:g}", _percent(p.removed), f"{p.bleu:.1f}", f"{p.perplexity:.2f}"]
         for kind, points in found.items()
-        for point in points
+        for p in points
     ]
     head = ["pruned", "threshold", "removed", "BLEU", "perplexity"]
     section.tables.append(Table(_name(run, "pruning.table"), "Each threshold", head, rows))
     return section
 
 
-def _samples(run: RunFolder, sources, references, translations: List[analysis.Alignment]) -> Section:
+def _samples(run: RunFolder, text: HeldOut, translations: List[Alignment]) -> Section:
+    """The worst and the best translations."""
+    sources, references = text.sources, text.references
     section = Section(f"{run.name}: sample translations", ABOUT["samples"].format(lines=len(sources)))
     chrf = CHRF()
     values = [chrf.sentence_score(t.text, [reference]).score for t, reference in zip(translations, references)]
