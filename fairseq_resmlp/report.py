@@ -19,6 +19,11 @@ from .pruning import feed_forward_weights, mixing_weights
 from .resmlp import POST_ALPHA
 from .run_folder import RunFolder, find_all
 
+try:
+    import jinja2
+except ImportError as error:
+    raise InputError("a report needs jinja2: pip install 'fairseq-resmlp[report]'") from error
+
 THRESHOLDS = (0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
 SAMPLES = 3  # of the worst and of the best translations
 ABOUT = {
@@ -104,12 +109,8 @@ def make(folders: Sequence[str], out: str, sentences: int, with_pruning: bool, s
         the path of the page
 
     Raises:
-        InputError: a folder is no run folder, or matplotlib or jinja2 is missing
+        InputError: a folder is no run folder
     """
-    try:
-        import jinja2
-    except ImportError as error:
-        raise InputError("a report needs jinja2: pip install 'fairseq-resmlp[report]'") from error
     runs = find_all(folders)
     own, scores = [], []
     for run in runs:
@@ -129,11 +130,15 @@ def make(folders: Sequence[str], out: str, sentences: int, with_pruning: bool, s
             _write(out, f"{table.name}.json", _json(numbers))
         for line in section.missing:
             say(f"missing: {section.title}: {line}")
+    _write(out, "index.html", page(sections, [run.name for run in runs]).encode("utf-8", "replace"))
+    return os.path.join(out, "index.html")
+
+
+def page(sections: List[Section], names: List[str]) -> str:
+    """The HTML page of a report with these sections."""
     environment = jinja2.Environment(loader=jinja2.PackageLoader(__package__, "."), autoescape=True)
     environment.filters["base64"] = lambda data: base64.b64encode(data).decode()
-    page = environment.get_template("report.html").render(sections=sections, names=[run.name for run in runs])
-    _write(out, "index.html", page.encode("utf-8", "replace"))
-    return os.path.join(out, "index.html")
+    return environment.get_template("report.html").render(sections=sections, names=names)
 
 
 def _write(folder: str, name: str, data: bytes) -> None:
