@@ -67,24 +67,22 @@ def _read_events(folders: List[str]) -> Dict[str, Dict[str, Dict[int, float]]]:
 
 
 def _read_json(files: List[str]) -> Dict[str, Dict[str, Dict[int, float]]]:
-    """Lines as fairseq writes them with --log-format json: "... | INFO | train_inner | {...}"."""
+    """JSON in lines of its own or after "... | INFO | train_inner |", as --log-file and the terminal have it."""
     found: Dict[str, Dict[str, Dict[int, float]]] = {}
     for path in files:
         with open(path, encoding="utf-8", errors="replace") as file:
             for line in file:
-                head, brace, _ = line.partition("{")
-                split = next((part for part in head.replace("|", " ").split() if part in _SPLITS), None)
-                if not brace or split is None:
-                    continue
                 try:
-                    stats = json.loads(line[len(head) :])
-                    # The lines at the end of an epoch say valid_loss, those within it loss.
-                    stats = {name[name.startswith(f"{split}_") and len(split) + 1 :]: v for name, v in stats.items()}
-                    step = int(stats["num_updates"])
-                except (ValueError, KeyError, AttributeError):
-                    continue  # a line that was cut off by the end of the training, or that is of something else
+                    stats = json.loads(line[line.index("{") :])
+                    # The lines at the end of an epoch say train_loss and valid_loss, those within it loss.
+                    prefix = next(p for p in ("", "train_", "valid_") if f"{p}num_updates" in stats)
+                    step = int(stats[f"{prefix}num_updates"])
+                except (ValueError, StopIteration):
+                    continue  # a line of something else, or one that was cut off by the end of the training
+                split = _SPLITS[prefix[:-1] or "train_inner"]
                 for name, value in stats.items():
-                    _add(found, _SPLITS[split], name, step, value)
+                    if name.startswith(prefix):
+                        _add(found, split, name[len(prefix) :], step, value)
     return _without_epochs(found)
 
 

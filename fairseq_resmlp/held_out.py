@@ -78,7 +78,8 @@ class HeldOut:
         translator = Translator(self.cfg, self.task, [copy.deepcopy(model)])  # it folds the Affs
         tokens = [translator.encode(line) for line in self.sources]
         found = []
-        for source, hypotheses in zip(tokens, translator.generate(tokens, beam=BEAM)):
+        # Without this limit a pruned model that finds no end would go on for 200 pieces.
+        for source, hypotheses in zip(tokens, translator.generate(tokens, beam=BEAM, max_len_a=2, max_len_b=20)):
             best = hypotheses[0]
             target = best["tokens"]
             S = min(len(source), best["attention"].size(0))  # a line longer than N was cut

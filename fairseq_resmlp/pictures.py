@@ -78,7 +78,7 @@ def files(figure: Figure) -> Dict[str, bytes]:
     for kind, options in (("svg", {"metadata": {"Date": None}}), ("png", {"metadata": {"Software": None}})):
         file = io.BytesIO()
         with matplotlib.rc_context(STYLE):
-            figure.savefig(file, format=kind, dpi=130, **options)
+            figure.savefig(file, format=kind, dpi=110, **options)
         found[kind] = file.getvalue()
     return found
 

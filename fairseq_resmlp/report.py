@@ -39,8 +39,8 @@ ABOUT = {
         paper. Of A, once over the positions that training visited, once over all N x N, most of which it never saw; of
         the decoder's A, entries on and below the diagonal.""",
     "scales": """
-        Each sublayer stands between two Affs, whose alpha scales every channel on its way in and out: where the outer
-        one stays small, the network makes little use of that sublayer.""",
+        Each sublayer stands between two Affs, whose alpha scales every channel on its way in and out. Where the outer
+        one has become small, the network makes little use of what that sublayer gives.""",
     "pruning": """
         Entries smaller than a threshold times the largest of their matrix are set to zero, without training after it;
         of A, only what training visited counts. BLEU is of the first {lines:,} lines of {test} with beam {beam}

@@ -11,6 +11,7 @@ A block between two comments of a Markdown file is made anew from the files that
     <!-- speed FILE -->            table of fairseq-resmlp bench
     <!-- breakdown FILE -->        table of where the time goes, of fairseq-resmlp bench
     <!-- measured FILE -->         table of one part of measure_alternatives.py
+    <!-- report FILE -->           table of fairseq-resmlp report
     <!-- text FILE -->             the file itself
     <!-- end -->
 """
@@ -146,6 +147,11 @@ def measured(files) -> str:
     return table(list(rows[0]), [row.values() for row in rows]) + about
 
 
+def report(files) -> str:
+    found = json.loads(files[0].read_text(encoding="utf-8"))
+    return table(found["head"], found["rows"])
+
+
 def text(files) -> str:
     return "```\n" + files[0].read_text(encoding="utf-8").rstrip("\n") + "\n```\n"
 
@@ -170,6 +176,7 @@ MAKE = {
     "speed": speed,
     "breakdown": breakdown,
     "measured": measured,
+    "report": report,
     "text": text,
 }
 BLOCK = re.compile(rf"(<!-- ({'|'.join(MAKE)}) ([^\n]+) -->\n).*?(<!-- end -->)", re.S)
