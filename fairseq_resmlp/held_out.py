@@ -6,6 +6,7 @@ from typing import Callable, Iterable, Iterator, List, NamedTuple, Sequence, Tup
 import numpy as np
 import torch
 from fairseq.data import LanguagePairDataset, encoders
+from fairseq.tokenizer import tokenize_line
 from sacrebleu.metrics import BLEU
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -77,20 +78,17 @@ class HeldOut:
         """Translate the test sentences by beam search."""
         translator = Translator(self.cfg, self.task, [copy.deepcopy(model)])  # it folds the Affs
         tokens = [translator.encode(line) for line in self.sources]
-        found = []
         # Without this limit a pruned model that finds no end would go on for 200 pieces.
-        for source, hypotheses in zip(tokens, translator.generate(tokens, beam=BEAM, max_len_a=2, max_len_b=20)):
-            best = hypotheses[0]
-            target = best["tokens"]
-            S = min(len(source), best["attention"].size(0))  # a line longer than N was cut
-            found.append(
-                Alignment(
-                    translator.decode(target),
-                    [translator.src_dict[token] for token in [*source[: S - 1], source[-1]]],
-                    [translator.tgt_dict[token] for token in target],
-                    best["attention"][-S:].t().cpu().numpy(),  # the batch is padded on the left
-                )
-            )
+        hypotheses = translator.generate(tokens, beam=BEAM, max_len_a=2, max_len_b=20)
+        found = []
+        for line, (best, *_) in zip(self.sources, hypotheses):
+            pieces = tokenize_line(translator.apply_bpe(line))  # not from the dictionary, which lacks some
+            attention = best["attention"].t().cpu().numpy()
+            S = min(len(pieces) + 1, attention.shape[1])  # a line longer than N was cut
+            source = [*pieces[: S - 1], "</s>"]
+            target = [translator.tgt_dict[token] for token in best["tokens"]]
+            text = translator.decode(best["tokens"])
+            found.append(Alignment(text, source, target, attention[:, -S:]))  # the batch is padded on the left
         return found
 
     def bleu(self, translations: Sequence[Alignment]) -> Tuple[float, str]:

@@ -7,6 +7,7 @@ import functools
 import io
 import itertools
 import logging
+import re
 from typing import Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
@@ -57,13 +58,25 @@ def _styles():
     return ({"color": color, "linestyle": dash, "marker": marker} for color, dash, marker in looks)
 
 
+_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # it would break an SVG
+
+
+def shortened(name: str, length: int = 40) -> str:
+    """A run's name for a legend: its beginning and its end, where it is long."""
+    name = _NOT_XML.sub("\ufffd", name)
+    name = name if len(name) <= length else f"{name[: length // 2 - 1]}\u2026{name[-length // 2 :]}"
+    return f" {name}" if name.startswith("_") else name  # matplotlib leaves out what begins with an underscore
+
+
 def _legend(figure: Figure, title: Optional[str] = None) -> None:
     """Below the axes, where it hides nothing and takes no room from them."""
     labels = figure.axes[0].get_legend_handles_labels()[1]
     columns = max(1, min(4, 64 // (6 + max(map(len, labels)))))
     lines = -(-len(labels) // columns) + (title is not None)
     figure.set_figheight(figure.get_figheight() + 0.17 * (lines - 2))
-    figure.legend(loc="outside lower center", ncols=columns, title=title, frameon=False)
+    legend = figure.legend(loc="outside lower center", ncols=columns, title=title, frameon=False)
+    for text in legend.get_texts():
+        text.set_parse_math(False)  # a dollar in a name begins no formula
 
 
 def _plain_numbers(axis) -> None:
@@ -250,9 +263,8 @@ def alignment(title: str, source: Sequence[str], target: Sequence[str], attentio
     axes.set_title(title)
     image = axes.imshow(attention, cmap="Greys", vmin=0, vmax=1, aspect="auto")
     axes.grid(False)
-    # A dollar would begin a formula.
     for pieces, set_ticks, options in ((source, axes.set_xticks, {"rotation": 90}), (target, axes.set_yticks, {})):
-        labels = [piece.replace("\u2581", "_") for piece in pieces]
+        labels = [_NOT_XML.sub("\ufffd", piece.replace("\u2581", "_")) for piece in pieces]
         set_ticks(range(len(labels)), labels, fontsize=8, parse_math=False, **options)
     axes.set(xlabel="source pieces (_ begins a word)", ylabel="translation")
     figure.colorbar(image, label="attention, last layer").ax.yaxis.set_major_formatter(PercentFormatter(1))

@@ -66,7 +66,7 @@ class Picture:
 
 @dataclass
 class Table:
-    """Cells as text, and the numbers behind them."""
+    """Cells as text."""
 
     name: str
     title: str
@@ -112,14 +112,15 @@ def make(folders: Sequence[str], out: str, sentences: int, with_pruning: bool, s
         InputError: a folder is no run folder
     """
     runs = find_all(folders)
-    own, scores = [], []
+    os.makedirs(out, exist_ok=True)
+    scores, training, own = _scores(runs), _curves(runs), []
     for run in runs:
         say(f"{run.name}: reading")
-        found, score = _about_run(run, sentences, with_pruning, say)
+        found, row = _about_run(run, sentences, with_pruning, say)
         own += found
-        scores += score
-    sections = [_scores(runs, scores), _curves(runs), *own]
-    os.makedirs(out, exist_ok=True)
+        scores.tables[0].rows += row
+    scores.tables[0].rows.sort(key=lambda row: [run.name for run in runs].index(row[0]))
+    sections = [scores, training, *own]
     for section in sections:
         for picture in [*section.pictures, *(sample.picture for sample in section.samples)]:
             _write(out, f"{picture.name}.svg", picture.svg)
@@ -315,9 +316,10 @@ def _samples(run: RunFolder, text: HeldOut, translations: List[Alignment]) -> Se
     return section
 
 
-def _scores(runs: List[RunFolder], rows: List[List[str]]) -> Section:
+def _scores(runs: List[RunFolder]) -> Section:
+    """The scores that lie in the folders; those of the report's own translations come in later."""
     section = Section("Scores", ABOUT["scores"])
-    found = []
+    rows = []
     for run in runs:
         if not run.scores:
             section.missing.append(
@@ -329,14 +331,11 @@ def _scores(runs: List[RunFolder], rows: List[List[str]]) -> Section:
                 with open(path, encoding="utf-8") as file:
                     report = json.load(file)
                 test = f"{os.path.basename(os.path.dirname(path))} ({report['lines']:,} lines)"
-                found += [[run.name, test, s["name"], f"{s['value']:.1f}", s["signature"]] for s in report["scores"]]
+                rows += [[run.name, test, s["name"], f"{s['value']:.1f}", s["signature"]] for s in report["scores"]]
             except (ValueError, KeyError, TypeError) as error:
                 raise InputError(f"{path} is not what fairseq-resmlp score --json writes: {error!r}") from error
     head = ["run", "test set", "score", "value", "signature"]
-    order = {run.name: number for number, run in enumerate(runs)}
-    rows = sorted(found + rows, key=lambda row: order[row[0]])
-    if rows:
-        section.tables.append(Table("scores", "Final scores", head, rows))
+    section.tables.append(Table("scores", "Final scores", head, rows))
     return section
 
 
@@ -352,7 +351,7 @@ def _curves(runs: List[RunFolder]) -> Section:
         splits = ("train", "valid") if metric in ("loss", "ppl", "bleu") else ("train",)
         lines = {
             name: [
-                (name if split == "train" else f"{name}, validation", *of_run[split][metric])
+                (pictures.shortened(name) + (", validation" if split == "valid" else ""), *of_run[split][metric])
                 for split in splits
                 if metric in of_run.get(split, {})
             ]

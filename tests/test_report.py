@@ -8,6 +8,7 @@ import re
 import shutil
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -37,7 +38,7 @@ SOURCES = [
 ]
 REFERENCES = ["Zwei Frauen haben gesagt, dass ein Kind das Buch gekauft hat.", HOSTILE, ARABIC, "$x^2$", "", "A" * 300]
 REFERENCES += ["Ein Mann sieht einen Hund und eine Katze."]
-LONG_NAME = "a-run-with-a-name-that-is-much-too-long-for-a-line-of-a-phone-" * 2
+LONG_NAME = "_$a$-run-with-a-name-that-is-much-too-long-for-a-line-of-a-phone-" * 2
 
 
 def report_command(*arguments):
@@ -186,6 +187,8 @@ def test_the_samples_are_the_worst_and_the_best_with_their_alignments(made):
         assert attention.shape == (len(sample["target"]), len(sample["source"]))
         assert attention.sum(1) == pytest.approx(1, abs=1e-3)
         assert sample["source"][-1] == sample["target"][-1] == "</s>"
+    arabic = next(sample["source"] for sample in found if sample["reference"] == ARABIC)
+    assert "".join(arabic[:-1]).replace("\u2581", " ").strip() == ARABIC  # though the dictionary has none of it
 
 
 def test_what_is_missing_is_said_with_its_remedy(made, opened):
@@ -259,6 +262,27 @@ def test_pictures_have_titles_named_axes_and_legends(figures):
         assert figure.legends or bars[0].get_ylabel()
         units = r"pieces?|share|layer|updates|removed|rate|norm|weight|alpha|energy|translation|BLEU"
         assert re.search(units, axes.get_xlabel()) and re.search(units, axes.get_ylabel()), axes.get_title()
+
+
+def test_legends_are_inside_of_their_pictures(figures):
+    for figure in figures:
+        pictures.files(figure)
+        for legend in figure.legends:
+            left, bottom, right, top = legend.get_window_extent().extents
+            assert left >= 0 and bottom >= 0 and right <= figure.bbox.width, figure.axes[0].get_title()
+            assert top <= figure.axes[0].get_window_extent().y0
+
+
+def test_names_in_legends_are_no_formulas_and_none_is_left_out(figures):
+    figure = next(figure for figure in figures if figure.axes[0].get_title() == "Learning rate")
+    first, second = (text.get_text() for text in figure.legends[0].get_texts())
+    assert first == "<b>first & last"
+    assert re.fullmatch(r" _\$a\$-run.*\u2026.*", second) and len(second) <= 41
+
+
+def test_pieces_that_no_svg_may_hold_are_replaced():
+    figure = pictures.alignment("title", ["\x00a\x0b", "$", "</s>"], ["</s>"], np.ones((1, 3)) / 3)
+    ElementTree.fromstring(pictures.files(figure)["svg"])
 
 
 def test_lines_differ_by_more_than_their_colours(figures):
