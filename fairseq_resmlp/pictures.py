@@ -38,6 +38,7 @@ STYLE = {
 }
 WIDTH, HEIGHT = 4.4, 3.6  # inches
 POSITIONS = (1, 4, 8, 16)  # whose rows of A are drawn as curves
+SUBLAYERS = {"mixing": "mixing", "attention": "cross-attention", "ffn": "feed-forward"}
 Line = Tuple[str, Sequence[float], Sequence[float]]
 
 
@@ -203,10 +204,9 @@ def scales(found: List[Scale], start: float) -> Figure:
         size = [np.abs(scale.alpha) for scale in own]
         middle = np.array([np.median(alpha) for alpha in size])
         low, high = np.array([np.percentile(alpha, (10, 90)) for alpha in size]).T
-        shift = {"mixing": -0.12, "attention": 0.0, "ffn": 0.12}.get(sublayer, 0.0)
-        name = {"attention": "cross-attention", "ffn": "feed-forward"}.get(sublayer, sublayer)
-        style["linestyle"] = "none"
-        axes.errorbar(at + shift, middle, [middle - low, high - middle], capsize=3, markersize=5, label=name, **style)
+        shift = 0.12 * (list(SUBLAYERS).index(sublayer) - 1)
+        style.update(linestyle="none", markersize=5, label=SUBLAYERS[sublayer])
+        axes.errorbar(at + shift, middle, [middle - low, high - middle], capsize=3, **style)
     axes.axhline(start, color="0.4", linestyle=(0, (1, 1)), linewidth=1, label=f"start, {start:g}")
     axes.set(ylabel="|alpha|: median of the channels,\nbars from 10 to 90%", ylim=(0, None))
     _layers(axes, layers)

@@ -252,13 +252,20 @@ def _sparsity(run: RunFolder, model) -> Section:
 
 def _scales(run: RunFolder, model) -> Section:
     section = Section(f"{run.name}: scales", ABOUT["scales"])
+    medians: Dict[Tuple[str, str], Dict[str, str]] = {}
     for place, start in (("post", POST_ALPHA), ("pre", 1.0)):
         found = [scale for scale in analysis.scales(model) if scale.place == place]
-        if found:
-            numbers = {"scales": found, "start": start}
-            section.pictures.append(_picture(run, f"scales.{place}", pictures.scales(found, start), numbers))
-        else:
+        if not found:
             section.missing.append("this model has no Aff before its sublayers (--normalization)")
+            continue
+        figure = pictures.scales(found, start)
+        section.pictures.append(_picture(run, f"scales.{place}", figure, {"scales": found, "start": start}))
+        for scale in found:
+            key = (f"{scale.stack} layer {scale.layer}", pictures.SUBLAYERS[scale.sublayer])
+            medians.setdefault(key, {})[place] = f"{np.median(np.abs(scale.alpha)):.3f}"
+    rows = [[*key, of.get("pre", ""), of["post"]] for key, of in medians.items()]
+    head = ["layer", "sublayer", "before it", "after it"]
+    section.tables.append(Table(_name(run, "scales.table"), "Median of |alpha|", head, rows))
     return section
 
 
