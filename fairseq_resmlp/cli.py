@@ -259,16 +259,51 @@ def bench(out, only, threads, without_ctranslate2, **settings) -> None:
     "fairseq-generate does, float16 is for a GPU.",
 )
 @click.option("--shortlist", type=existing, help="Target pieces by source piece, as fairseq-resmlp shortlist writes.")
-def export(model, out, data, spm, dtype, shortlist) -> None:
+@click.option(
+    "--prune-mixing",
+    default=0.0,
+    type=click.FloatRange(0, 1),
+    help="Zero the entries of each mixing matrix A smaller than this share of its largest, such as 0.05.",
+)
+def export(model, out, data, spm, dtype, shortlist, prune_mixing) -> None:
     """Make the folder OUT, with which fairseq-resmlp translate translates, from a trained model.
 
     MODEL is a checkpoint such as checkpoints/checkpoint_best.pt, or a folder with model.pt. OUT needs no fairseq.
     """
     from .export import export as export_model
 
-    languages = export_model(model, out, data, spm, dtype, shortlist)
+    languages = export_model(model, out, data, spm, dtype, shortlist, prune_mixing)
     size = sum(entry.stat().st_size for entry in os.scandir(out))
     click.echo(f"{out}: {'-'.join(languages)}, {dtype}, {size / 1e6:,.1f} MB")
+
+
+@main.command("report")
+@click.argument(
+    "folders",
+    nargs=-1,
+    required=True,
+    type=click.Path(exists=True, file_okay=False),
+    metavar="RUN_FOLDER...",
+)
+@click.option("--out", required=True, type=click.Path(file_okay=False), help="Folder for index.html and its pictures.")
+@click.option(
+    "--sentences",
+    default=200,
+    type=click.IntRange(min=0),
+    show_default=True,
+    help="Of the test and the validation text, for sample translations and pruning; 0 leaves both out.",
+)
+@click.option("--no-pruning", is_flag=True, help="Leave out the pruning curves, which take most of the time.")
+def report(folders, out, sentences, no_pruning) -> None:
+    """Show what trained models have learned, as one page of pictures that needs no network: OUT/index.html.
+
+    A RUN_FOLDER is what scripts/train.sh and evaluate.sh or make demo wrote, such as runs/multi30k.en-de/resmlp_small
+    or demo/linear; several are compared. What a folder lacks is left out, and the page says how to get it. Beside the
+    page lie its pictures as PNG and SVG and the numbers behind each as JSON.
+    """
+    from .report import make
+
+    click.echo(make(folders, out, sentences, not no_pruning, lambda line: click.echo(line, err=True)))
 
 
 @main.command("shortlist")

@@ -18,6 +18,7 @@ def export(
     pieces: Optional[str] = None,
     dtype: str = "int8",
     shortlist: Optional[str] = None,
+    prune_mixing: float = 0.0,
 ) -> List[str]:
     """Write the folder `out` (see `folder`) of a trained model.
 
@@ -27,6 +28,7 @@ def export(
         pieces: SentencePiece model, by default sentencepiece.bpe.model beside the checkpoint
         dtype: how to store the matrices, see `folder.write`
         shortlist: see `shortlist`
+        prune_mixing: zero the entries of each A smaller than this share of its largest
 
     Returns:
         source and target language
@@ -42,7 +44,9 @@ def export(
         if not os.path.isfile(path):
             raise InputError(f"there is no {path}: name it as {option}")
     try:
-        loaded = ResMLPModel.from_pretrained(home, file, data, bpe="sentencepiece", sentencepiece_model=pieces)
+        loaded = ResMLPModel.from_pretrained(
+            home, file, data, prune_mixing, bpe="sentencepiece", sentencepiece_model=pieces
+        )
     except FileNotFoundError as error:
         raise InputError(
             f"there is no {error.filename}: name the folder of dict.*.txt, such as data-bin, as --data"

@@ -23,6 +23,7 @@ from .divergence import LossWatch
 from .errors import InputError
 from .lines import Translator, cut_long_lines
 from .mends import name_long_sentences
+from .pruning import mixing_weights, prune
 from .resmlp import ACTIVATION, NORMALIZATION, ResMLPDecoder, ResMLPEncoder
 from .variants import TOKEN_MIXING
 
@@ -237,7 +238,9 @@ class ResMLPModel(FairseqEncoderDecoderModel):
         return self.get_normalized_probs_scriptable(net_output, log_probs, sample)
 
     @classmethod
-    def from_pretrained(cls, model_name_or_path, checkpoint_file="model.pt", data_name_or_path=".", **kwargs):
+    def from_pretrained(
+        cls, model_name_or_path, checkpoint_file="model.pt", data_name_or_path=".", prune_mixing=0.0, **kwargs
+    ):
         """Load a model folder for translation in Python.
 
         The folder follows fairseq's hub conventions: `model.pt`, `dict.SRC.txt`, `dict.TGT.txt` and, for
@@ -247,6 +250,7 @@ class ResMLPModel(FairseqEncoderDecoderModel):
             model_name_or_path (str): the folder
             checkpoint_file (str): file in it; several joined by ":" make an ensemble
             data_name_or_path (str): where the dictionaries are, relative to the folder if it starts with "."
+            prune_mixing (float): zero the entries of each A smaller than this share of its largest
             kwargs: overrides of the training options, such as `encoder_max_positions=512`
 
         Returns:
@@ -256,7 +260,20 @@ class ResMLPModel(FairseqEncoderDecoderModel):
             InputError: a file is missing, or the checkpoint is not to be trusted (see `fairseq_resmlp.checkpoint`)
                 or not of this model
         """
-        folder = str(model_name_or_path)
+        cfg, task, models = cls.load(model_name_or_path, checkpoint_file, data_name_or_path, **kwargs)
+        if prune_mixing:  # before what comes next folds the Affs, which sums up rows of A
+            for model in models:
+                prune(mixing_weights(model), prune_mixing)
+        return Translator(cfg, task, models)
+
+    @classmethod
+    def load(cls, folder, checkpoint_file="model.pt", data=".", **kwargs):
+        """Load a model folder as it was trained; arguments and errors as `from_pretrained`.
+
+        Returns:
+            (options, task, list of models)
+        """
+        folder = str(folder)
         for file in checkpoint_file.split(os.pathsep):
             if not os.path.isfile(os.path.join(folder, file)):
                 raise InputError(f"no checkpoint {file} in {folder}: name another with checkpoint_file=")
@@ -264,10 +281,10 @@ class ResMLPModel(FairseqEncoderDecoderModel):
             kwargs.setdefault("bpe", "sentencepiece")
         before = checkpoint.also_check.set(functools.partial(_check_options, kwargs))
         try:
-            loaded = hub_utils.from_pretrained(folder, checkpoint_file, data_name_or_path, **kwargs)
+            loaded = hub_utils.from_pretrained(folder, checkpoint_file, data, **kwargs)
         finally:
             checkpoint.also_check.reset(before)
-        return Translator(loaded["args"], loaded["task"], loaded["models"])
+        return loaded["args"], loaded["task"], loaded["models"]
 
 
 def _check_options(asked: Dict[str, object], state: Dict[str, object], file: str) -> None:

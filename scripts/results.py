@@ -12,6 +12,7 @@ A block between two comments of a Markdown file is made anew from the files that
     <!-- breakdown FILE -->        table of where the time goes, of fairseq-resmlp bench
     <!-- measured FILE -->         table of one part of measure_alternatives.py
     <!-- quality FILE -->          table of ablate.sh
+    <!-- report FILE -->           table of fairseq-resmlp report
     <!-- text FILE -->             the file itself
     <!-- end -->
 """
@@ -182,6 +183,11 @@ def quality_table(found) -> str:
     return table(head, rows) + f"\n{about}, torch {found['versions']['torch']}, {found['date'][:10]}\n"
 
 
+def report(files) -> str:
+    found = json.loads(files[0].read_text(encoding="utf-8"))
+    return table(found["head"], found["rows"])
+
+
 def text(files) -> str:
     return "```\n" + files[0].read_text(encoding="utf-8").rstrip("\n") + "\n```\n"
 
@@ -207,6 +213,7 @@ MAKE = {
     "breakdown": breakdown,
     "measured": measured,
     "quality": quality,
+    "report": report,
     "text": text,
 }
 BLOCK = re.compile(rf"(<!-- ({'|'.join(MAKE)}) ([^\n]+) -->\n).*?(<!-- end -->)", re.S)

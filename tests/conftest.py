@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -185,3 +186,18 @@ def trained(toy):
     done = run("fairseq-train", *train_options(toy / "data-bin", toy / "checkpoints"), "--max-epoch", "3")
     (toy / "train.log").write_text(done.stdout + done.stderr)
     return toy
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A Chromium without a window: `browser.new_page()` of playwright's synchronous interface."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install 'fairseq-resmlp[test]'")
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("no Chromium on this machine: apt-get install chromium")
+    quiet = ["background-networking", "component-update", "sync"]  # it is to ask for nothing but the page
+    options = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", *(f"--disable-{x}" for x in quiet)]
+    with sync_api.sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=chromium, args=options)
+        yield opened
+        opened.close()

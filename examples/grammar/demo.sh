@@ -28,7 +28,7 @@ train_and_translate() {
         --optimizer adagrad --lr 0.1 --lr-scheduler fixed --warmup-updates 300 --clip-norm 1.0 \
         --criterion fused_label_smoothed_cross_entropy --label-smoothing 0.1 \
         --max-tokens 1000 --max-epoch 3 --no-epoch-checkpoints --seed 1 --cpu \
-        --save-dir "$out/$name" --log-interval 100
+        --save-dir "$out/$name" --log-interval 100 --log-format json --log-file "$out/$name/train.log"
     run fairseq-generate "$out/data-bin" --user-dir fairseq_resmlp --path "$out/$name/checkpoint_best.pt" \
         --beam 4 --remove-bpe sentencepiece --max-tokens 4000 --cpu --results-path "$out/$name"
     # Lines H-<sentence> <score> <translation>, longest sentences first: back into the order of the test set
@@ -78,4 +78,10 @@ Where everything lies:
   $out/model                   a folder to translate with:
 
 python -c "from fairseq_resmlp import ResMLPModel; print(ResMLPModel.from_pretrained('$out/model').translate(['The old king sees a small dog.']))"
+
+To look further: what the layers have learned, as a page of pictures, and translation in a browser. What they need is
+installed by: pip install -c constraints.txt --no-build-isolation -e '.[report]'
+
+fairseq-resmlp report $out/linear $out/none --out $out/report
+fairseq-resmlp serve $out/model
 END
