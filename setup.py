@@ -15,7 +15,7 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     packages=["fairseq_resmlp"],
-    package_data={"fairseq_resmlp": ["*.html"]},
+    package_data={"fairseq_resmlp": ["*.css", "*.html"]},
     python_requires=">=3.8,<3.13",
     install_requires=[
         # The last official fairseq does not import on Python 3.11; fairseq-fixed is its main branch, mended.
