@@ -13,7 +13,7 @@ BODY = 1 << 16  # bytes of a request; the page's own have some hundreds beside t
 API = "/gradio_api/"
 # Gradio has routes for much more, among them uploads, files of the server and requests to other servers.
 GET = ("/assets/", "/static/", f"{API}heartbeat/")  # and what begins with these
-GET_EXACTLY = ("/", "/config", "/theme.css", "/favicon.ico", f"{API}queue/data")
+GET_EXACTLY = ("/", "/config", "/theme.css", "/favicon.ico", f"{API}queue/data", f"{API}app_id")
 POST_EXACTLY = (f"{API}queue/join", f"{API}cancel", f"{API}reset")
 
 

@@ -67,13 +67,13 @@ def expected(exported):
 
 
 @contextmanager
-def served(*paths, rate=1000, steps=None):
+def served(*paths, rate=1000, steps=None, port=0):
     """The address of a page with models; each step of a search takes one of `steps`, a semaphore, if it is given."""
     models = [page.Model(str(path), path.name, Options(beam=BEAM)) for path in paths]
     for model in models if steps else []:
         model.translator.network.step = after(steps, model.translator.network.step)
     server = page.make_server(page.Page(models, Rate(rate), [KING]))
-    with page.listen("127.0.0.1", 0) as listening:
+    with page.listen("127.0.0.1", port) as listening:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         try:
@@ -377,6 +377,33 @@ def test_a_request_that_does_not_say_its_size_is_refused(address):
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.urlopen(urllib.request.Request(f"{address}/gradio_api/queue/join", iter([b"x"]), method="POST"))
     assert refused.value.code == 413
+
+
+def test_a_full_queue_is_said(exported, browser, monkeypatch):
+    monkeypatch.setattr(page, "QUEUE", 1)
+    steps = threading.Semaphore(0)
+    with served(exported, steps=steps) as url:
+        tabs = [browser.new_page() for _ in range(3)]
+        shown = (".growing", ".card :text('queue: 1/1')", ".toast-body :text('currently busy. Please try again')")
+        for tab, selector in zip(tabs, shown):
+            tab.goto(url)
+            ask(tab, KING)
+            wait_for(tab, selector)
+        steps.release(1000)
+        for tab in tabs:
+            tab.close()
+
+
+def test_a_page_says_that_its_server_is_gone_and_goes_on_with_the_next_one(exported, visit, expected):
+    with served(exported) as url:
+        tab = visit(url)
+    ask(tab, KING)
+    wait_for(tab, ".toast-body :text('Connection to the server was lost')")
+    with served(exported, port=int(url.rpartition(":")[2])):
+        tab.wait_for_event("load")  # of the page of the next one
+        ask(tab, KING)
+        wait_for(tab, ".timing")
+    assert tab.locator(".translation").inner_text() == expected(KING)[0][0]
 
 
 def test_a_failure_inside_is_said_on_the_page_and_explained_in_the_log(address, visit, monkeypatch, caplog):
