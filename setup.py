@@ -30,10 +30,12 @@ setup(
     ],
     extras_require={
         "bench": ["ctranslate2>=4"],  # what fairseq-resmlp bench compares with
+        # what fairseq-resmlp serve shows; Gradio 6 needs Python 3.10
+        "page": ['gradio>=6; python_version >= "3.10"', "matplotlib>=3.7"],
         "report": ["jinja2>=3", "matplotlib>=3.7", "tensorboard>=2.14"],  # what fairseq-resmlp report shows and reads
         "reproduce": ["sacremoses>=0.1", "tensorboardX>=2.6"],  # what scripts/ needs beyond fairseq
         "test": [
-            "fairseq-resmlp[bench,report,reproduce]",
+            "fairseq-resmlp[bench,page,report,reproduce]",
             "hypothesis>=6",
             "playwright>=1.40",  # it drives the Chromium of the machine
             "pytest>=7",

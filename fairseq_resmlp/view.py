@@ -9,6 +9,7 @@ from torch import Tensor
 
 DRAWN = 60  # pieces that an alignment shows of either side: more than fit any screen
 
+
 @dataclass(frozen=True)
 class Found:
     """What was found for one sentence.
@@ -73,7 +74,7 @@ def maps(pictures: Dict[str, bytes]) -> str:
 def _head(source: str, text: str, language: str, kind: str) -> str:
     return (
         f'<p class="quiet source" dir="auto">{escape(source)}</p>'
-        f'<p class="{kind}" dir="auto" lang="{escape(language)}" aria-live="polite">{escape(text)}</p>'
+        f'<p class="{kind}" dir="auto" lang="{escape(language)}">{escape(text)}</p>'
     )
 
 

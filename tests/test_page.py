@@ -102,8 +102,8 @@ def visit(browser):
     """Called with an address: a page of a browser of its own, which fails the test if a request or script fails."""
     contexts, wrong = [], []
 
-    def open_page(url, width=1200):
-        contexts.append(browser.new_context(viewport={"width": width, "height": 900}))
+    def open_page(url, width=1200, **options):
+        contexts.append(browser.new_context(viewport={"width": width, "height": 900}, **options))
         tab = contexts[-1].new_page()
         tab.on("request", lambda asked: None if asked.url.startswith((url, "data:")) else wrong.append(asked.url))
         tab.on("response", lambda answer: wrong.append(answer.url) if answer.status >= 400 else None)
@@ -335,6 +335,9 @@ def test_who_asks_too_often_is_told_when_to_come_back(exported, visit):
             r"You have translated 2 times in a minute, which is the limit: try again in (\d+) s.*", said
         )
         assert 0 < int(found[1]) <= 60
+        another = visit(url, extra_http_headers={"X-Forwarded-For": "203.0.113.9"})  # behind a proxy on this machine
+        ask(another, KING)
+        wait_for(another, ".timing")
 
 
 def test_a_rate_counts_each_client_by_itself_and_forgets_after_a_minute():
