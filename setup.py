@@ -38,7 +38,7 @@ setup(
             "fairseq-resmlp[bench,page,report,reproduce]",
             "hypothesis>=6",
             "playwright>=1.40",  # it drives the Chromium of the machine
-            "pytest>=7",
+            "pytest>=8.2",
             "pytest-xdist",
             "ruff",
         ],

@@ -4,6 +4,7 @@ serve(["fast"], "127.0.0.1", 7860, beam=4, rate=30)    # until it is interrupted
 """
 
 import logging
+import math
 import os
 import socket
 import tempfile
@@ -109,7 +110,7 @@ class Model:
         N = translator.network.shape.encoder_N
         pieces = [translator.split(line) for line in lines]
         for number, line in enumerate(pieces, 1):
-            where = f"line {number}" if len(lines) > 1 else "the sentence"
+            where = f"sentence {number}" if len(lines) > 1 else "the sentence"
             if not line:
                 raise InputError(f"{where} has nothing in it that this model can read")
             if len(line) >= N:
@@ -184,7 +185,7 @@ class Page:
         if seconds:
             raise InputError(
                 f"You have translated {self.rate.count} times in a minute, which is the limit: try again in "
-                f"{seconds:.0f} seconds."
+                f"{math.ceil(seconds)} seconds."
             )
         return lines
 
@@ -198,10 +199,10 @@ class Page:
         try:
             yield view.result(lines, *searching.result(), language)
         except InputError as error:
-            yield view.notice(f"{model.name}: {error}.")
+            yield view.notice(f"Not translated: {error}.")
         except Exception:
             logger.exception("a translation failed")
-            yield view.notice(f"{model.name}: the translation failed, and the server's log says why.")
+            yield view.notice("Not translated: something failed, and the log of the server says what.")
 
     def blocks(self) -> gr.Blocks:
         """The layout."""
@@ -241,9 +242,11 @@ class Page:
                         gr.HTML(view.title(model.name, model.about()), apply_default_css=False)
                         cards.append(gr.HTML(elem_classes="card", apply_default_css=False))
                         gr.HTML(view.maps(model.maps()), apply_default_css=False)
-            shown, one_at_a_time = [message, *cards], {"concurrency_id": "search", "api_visibility": "private"}
-            gr.on([button.click, text.submit], translate, text, shown, **one_at_a_time)
-            examples.click(translate_example, examples, [text, *shown], **one_at_a_time)
+            shown = [message, *cards]
+            # One search at a time; who clicks again while he waits is served with what the text is then.
+            search = {"concurrency_id": "search", "trigger_mode": "always_last", "api_visibility": "private"}
+            gr.on([button.click, text.submit], translate, text, shown, **search)
+            examples.click(translate_example, examples, [text, *shown], **search)
         return blocks.queue(max_size=QUEUE, api_open=False, default_concurrency_limit=1)
 
 
