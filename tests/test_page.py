@@ -271,6 +271,28 @@ def test_half_a_surrogate_pair_is_no_text_and_does_no_harm(exported):
     assert message == "" and "a \ufffd dog" in card and card.encode("utf-8")
 
 
+@pytest.fixture(params=["demo", "multi30k"])
+def trained(request, tmp_path):
+    """The model that make demo trained, and that of examples/multi30k.en-de, where they are there."""
+    demo, multi30k = ROOT / "demo" / "model", ROOT / "runs" / "multi30k.en-de"
+    model = multi30k / "resmlp_small" / "average5.pt"
+    if not (demo if request.param == "demo" else model).exists():
+        pytest.skip("no trained model: make demo or scripts/reproduce.sh multi30k.en-de resmlp_small makes it")
+    if request.param == "demo":
+        return demo
+    export(str(model), str(tmp_path / "model"), str(multi30k / "data-bin"), str(multi30k / "spm.model"))
+    return tmp_path / "model"
+
+
+def test_a_trained_model_is_served(trained, visit):
+    with served(trained) as url:
+        tab = visit(url)
+        ask(tab, "A man sees a dog.")
+        wait_for(tab, ".timing")
+        assert "Mann" in tab.locator(".translation").inner_text()
+        assert tab.locator(".maps img").count() == 2 * tab.locator(".maps img[alt*=encoder]").count() >= 4
+
+
 # Limits
 
 
