@@ -15,7 +15,7 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     packages=["fairseq_resmlp"],
-    package_data={"fairseq_resmlp": ["*.html"]},
+    package_data={"fairseq_resmlp": ["*.css", "*.html"]},
     python_requires=">=3.8,<3.13",
     install_requires=[
         # The last official fairseq does not import on Python 3.11; fairseq-fixed is its main branch, mended.
@@ -30,13 +30,15 @@ setup(
     ],
     extras_require={
         "bench": ["ctranslate2>=4"],  # what fairseq-resmlp bench compares with
+        # what fairseq-resmlp serve shows; Gradio 6 needs Python 3.10
+        "page": ['gradio>=6; python_version >= "3.10"', "matplotlib>=3.7"],
         "report": ["jinja2>=3", "matplotlib>=3.7", "tensorboard>=2.14"],  # what fairseq-resmlp report shows and reads
         "reproduce": ["sacremoses>=0.1", "tensorboardX>=2.6"],  # what scripts/ needs beyond fairseq
         "test": [
-            "fairseq-resmlp[bench,report,reproduce]",
+            "fairseq-resmlp[bench,page,report,reproduce]",
             "hypothesis>=6",
             "playwright>=1.40",  # it drives the Chromium of the machine
-            "pytest>=7",
+            "pytest>=8.2",
             "pytest-xdist",
             "ruff",
         ],

@@ -411,6 +411,31 @@ def translate(model, source, output, threads, device, dtype, batch_size, max_tok
                 out.flush()
 
 
+@main.command("serve")
+@click.argument("models", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False))
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at; 0.0.0.0 is for everybody.")
+@click.option("--port", default=7860, type=click.IntRange(0, 65535), show_default=True, help="0: any that is free.")
+@click.option("--beam", default=4, type=click.IntRange(min=1), show_default=True, help="Translations that are shown.")
+@click.option(
+    "--rate", default=30, type=click.IntRange(min=1), show_default=True, help="Translations a minute of one client."
+)
+@click.option("--examples", type=existing, help="Sentences to click, one a line (default: the demo's, from English).")
+@click.option("--threads", type=click.IntRange(min=1), help="Cores to use (default: all available).")
+def serve(models, host, port, beam, rate, examples, threads) -> None:
+    """Open a page for the browser that translates with MODELS, side by side.
+
+    A model is a folder that fairseq-resmlp export made, or one with model.pt, such as demo/model.
+    """
+    import torch
+
+    from . import page
+    from .text import read
+
+    torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
+    lines = next(read(examples, page.EXAMPLES_SHOWN), []) if examples else None
+    page.serve(models, host, port, beam, rate, lines)
+
+
 @contextmanager
 def progress_bar(length: Optional[int]) -> Iterator[Callable[[int], None]]:
     """Give a function that adds to a progress bar on a terminal, and does nothing elsewhere."""

@@ -460,3 +460,25 @@ class Network:
     def end(self, x: Tensor, scores: Tensor, output: OutputLayer) -> Tensor:
         """The scores of the hypotheses, each ended here; arguments as `best`, B x k."""
         return scores + torch.log_softmax(output.linear(x).float(), -1)[:, EOS].view_as(scores)
+
+    @torch.inference_mode()
+    def attention(self, source: Sequence[int], target: Sequence[int]) -> Tensor:
+        """Which source tokens each target token is read from: T x S, the last layer's attention averaged over heads.
+
+        It is what fairseq-generate prints alignments of. All positions are computed at once, outside of any search.
+
+        Args:
+            source: entries of the source dictionary, EOS at the end
+            target: entries of the target dictionary, EOS at the end
+        """
+        T, d, h = len(target), self.shape.decoder_d, self.shape.heads
+        memory = self.encode(torch.tensor([list(source)], device=self.device))
+        x = F.embedding(torch.tensor([EOS, *target[:-1]], device=self.device), self.target_embed)  # T x d
+        for i, (q_of, out_of, B_of, C_of) in enumerate(self.layers):
+            mixed = torch.matmul(self.past_A[:T, i, :T], x)  # zero above the diagonal
+            x = x + torch.addcmul(self.mixing_bias[:T, i, 0], mixed, self.mixing_scale[i])
+            q = q_of(x).view(T, h, -1).transpose(0, 1)
+            p = torch.bmm(q, memory.keys[i, 0]).softmax(-1)  # h x T x S
+            x.add_(out_of(torch.bmm(p, memory.values[i, 0]).transpose(0, 1).reshape(T, d)))
+            x.add_(C_of(F.gelu(B_of(x))))
+        return p.mean(0)

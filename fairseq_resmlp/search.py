@@ -5,7 +5,7 @@ translate(network, [[5, 6, 2], [7, 2]], Options(beam=4))    # [[Hypothesis(token
 
 import math
 from dataclasses import dataclass
-from typing import List, NamedTuple, Optional, Sequence
+from typing import Callable, List, NamedTuple, Optional, Sequence
 
 import torch
 from torch import Tensor
@@ -42,6 +42,10 @@ class Hypothesis(NamedTuple):
     score: float
 
 
+# Called after each step with the translation of each sentence that is ahead, in entries of the target dictionary.
+Watch = Callable[[List[List[int]]], None]
+
+
 class _Sentence:
     """A sentence in the search: its hypotheses that go on, best first, and those that have ended."""
 
@@ -51,10 +55,20 @@ class _Sentence:
         self.tokens: List[List[int]] = [[]]
         self.ended: List[Hypothesis] = []
 
+    def ahead(self, length: int, options: Options) -> List[int]:
+        """The hypothesis with the best score so far, of those that have ended and the best that goes on."""
+        on = Hypothesis(self.tokens[0], self.scores[0] / length**options.lenpen)
+        left = [on] if len(self.ended) < options.beam else []
+        return max(self.ended + left, key=lambda hypothesis: hypothesis.score).tokens
+
 
 @torch.inference_mode()
 def translate(
-    network: Network, sources: Sequence[Sequence[int]], options: Options, allowed: Optional[Tensor] = None
+    network: Network,
+    sources: Sequence[Sequence[int]],
+    options: Options,
+    allowed: Optional[Tensor] = None,
+    watch: Optional[Watch] = None,
 ) -> List[List[Hypothesis]]:
     """Translate one batch.
 
@@ -63,6 +77,7 @@ def translate(
         sources: entries of the source dictionary, each sentence with EOS at its end
         options: what to search for
         allowed (LongTensor): the only entries of the target dictionary to choose from, see `Network.output_layer`
+        watch: see `Watch`
 
     Returns:
         for each source its hypotheses, best first: as many as the beam, or fewer if the greatest length came first
@@ -82,11 +97,16 @@ def translate(
             f"{max(1, (entries - 2) // 2)} is the largest"
         )
     with network.lock:
-        return _search(network, sources, options, allowed, last)
+        return _search(network, sources, options, allowed, last, watch)
 
 
 def _search(
-    network: Network, sources: Sequence[Sequence[int]], options: Options, allowed: Optional[Tensor], last: int
+    network: Network,
+    sources: Sequence[Sequence[int]],
+    options: Options,
+    allowed: Optional[Tensor],
+    last: int,
+    watch: Optional[Watch],
 ) -> List[List[Hypothesis]]:
     beam, device = options.beam, network.device
     batch = pad_sequence([torch.tensor(source) for source in sources], batch_first=True, padding_value=PAD)
@@ -111,6 +131,8 @@ def _search(
         k = scores.size(1)
         for i, (sentence, *candidates) in enumerate(zip(active, *(part.tolist() for part in found))):
             _go_on(sentence, i * k, zip(*candidates), t, options)
+        if watch is not None:
+            watch([sentence.ahead(t + 1, options) for sentence in sentences])
         # The last sentences take the places of those that have ended.
         to, of = [], []
         places = list(range(len(active)))

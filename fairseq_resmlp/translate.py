@@ -90,11 +90,15 @@ class Translator:
                 done(len(batch))
             yield from found
 
-    def encode(self, line: str) -> List[int]:
-        """The pieces of a line as entries of the dictionary, with EOS; a line that does not fit N is cut."""
+    def split(self, line: str) -> List[str]:
+        """The pieces of a line."""
         # Half a surrogate pair is no text. Odd spaces inside of pieces part them, as in fairseq's dictionary.
         line = line.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-        pieces = " ".join(self.pieces.encode(line.strip(), out_type=str)).split()
+        return " ".join(self.pieces.encode(line.strip(), out_type=str)).split()
+
+    def encode(self, line: str) -> List[int]:
+        """The pieces of a line as entries of the dictionary, with EOS; a line that does not fit N is cut."""
+        pieces = self.split(line)
         limit = self.network.shape.encoder_N
         if len(pieces) >= limit:
             logger.warning(
@@ -121,5 +125,11 @@ class Translator:
 
     def translate(self, sources: Sequence[Sequence[int]]) -> List[List[int]]:
         """The best translation of each sentence of a batch, in entries of the dictionaries."""
+        return [found[0].tokens for found in self.hypotheses(sources)]
+
+    def hypotheses(
+        self, sources: Sequence[Sequence[int]], watch: Optional[search.Watch] = None
+    ) -> List[List[search.Hypothesis]]:
+        """The translations of each sentence of a batch, best first; `watch` is called after each step."""
         allowed = None if self.shortlist is None else self.shortlist.allowed(sources)
-        return [found[0].tokens for found in search.translate(self.network, sources, self.options, allowed)]
+        return search.translate(self.network, sources, self.options, allowed, watch)

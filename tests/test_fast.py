@@ -128,6 +128,31 @@ def test_the_search_gives_the_hypotheses_and_scores_of_fairseq(options):
         assert len({max(len(hypothesis.tokens) for hypothesis in hypotheses) for hypotheses in found}) > 2
 
 
+def test_who_watches_a_search_sees_each_translation_grow_to_what_is_found():
+    model = make_model(seed=2)
+    with torch.no_grad():
+        model.decoder.final.beta += 3 * model.decoder.output_projection.weight[EOS]  # so that sentences end
+    network, sources, seen = Network(*fold(model)), [source.tolist() for source in make_sentences(7)], []
+    found = search.translate(network, sources, Options(), watch=seen.append)
+    assert found == search.translate(network, sources, Options())
+    assert 3 < len(seen) < network.shape.decoder_N
+    assert seen[-1] == [best.tokens for best, *_ in found]
+    assert all(len(tokens) == 1 for tokens in seen[0]) and any(len(tokens) == 2 for tokens in seen[1])
+
+
+@pytest.mark.parametrize("options", [{}, {"decoder_layers": 1}, {"token_mixing": "none"}], ids=str)
+def test_the_attention_over_a_found_translation_is_the_models_own(options):
+    model = make_model(seed=2, **options)
+    network = Network(*fold(model))
+    for source, target in zip(make_sentences(5), make_sentences(5, seed=1)):
+        batch = make_batch([source], [target])["net_input"]
+        with torch.no_grad():
+            expected = model(**batch)[1]["attn"][0][0]
+        found = network.attention(source.tolist(), target.tolist())
+        assert found.shape == (len(target), len(source))
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
 def test_a_beam_larger_than_there_are_entries_is_refused_by_name():
     network = Network(*fold(make_model()))
     V = network.shape.decoder_entries

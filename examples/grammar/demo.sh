@@ -80,7 +80,7 @@ Where everything lies:
 python -c "from fairseq_resmlp import ResMLPModel; print(ResMLPModel.from_pretrained('$out/model').translate(['The old king sees a small dog.']))"
 
 To look further: what the layers have learned, as a page of pictures, and translation in a browser. What they need is
-installed by: pip install -c constraints.txt --no-build-isolation -e '.[report]'
+installed by: pip install -c constraints.txt --no-build-isolation -e '.[page,report]'
 
 fairseq-resmlp report $out/linear $out/none --out $out/report
 fairseq-resmlp serve $out/model
