@@ -271,8 +271,11 @@ def _scales(run: RunFolder, model) -> Section:
 
 def _pruning(run: RunFolder, model, text: HeldOut, signature: str, say) -> Section:
     """BLEU and perplexity without the small entries of A, or of B and C."""
-    kinds = {"A": mixing_weights, "B and C": feed_forward_weights}
-    if not hasattr(model.encoder.layers[0].mixing, "A"):
+    kinds, missing = {"A": mixing_weights, "B and C": feed_forward_weights}, []
+    try:
+        mixing_weights(model)
+    except InputError as error:
+        missing.append(str(error))
         del kinds["A"]
     found: Dict[str, List[Pruned]] = {kind: [] for kind in kinds}
     for kind, weights in kinds.items():
@@ -284,7 +287,7 @@ def _pruning(run: RunFolder, model, text: HeldOut, signature: str, say) -> Secti
             )
     sizes = {"lines": len(text.sources), "pairs": len(text.pairs)}
     about = ABOUT["pruning"].format(test=text.test, beam=BEAM, signature=signature, **sizes)
-    section = Section(f"{run.name}: pruning", about)
+    section = Section(f"{run.name}: pruning", about, missing)
     for metric, title, unit in (
         ("bleu", "BLEU", f"BLEU, {len(text.sources):,} test sentences"),
         ("perplexity", "Perplexity", "2^bits a target piece of validation"),

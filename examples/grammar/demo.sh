@@ -24,6 +24,7 @@ run_line() {
 train_and_translate() {
     local name=$1
     shift
+    mkdir -p "$out/$name" # for the log, which fairseq opens first
     run fairseq-train "$out/data-bin" --user-dir fairseq_resmlp --arch resmlp_tiny --share-all-embeddings "$@" \
         --optimizer adagrad --lr 0.1 --lr-scheduler fixed --warmup-updates 300 --clip-norm 1.0 \
         --criterion fused_label_smoothed_cross_entropy --label-smoothing 0.1 \
