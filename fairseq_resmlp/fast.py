@@ -18,6 +18,7 @@ Dimensions, beside those of `resmlp.py`:
     k   hypotheses (beams) of each sentence: 1 at the first step, then the beam size
     R   rows, B k: one for each hypothesis, those of one sentence side by side
     h   heads of the cross-attention, each of d / h channels
+    m   heads of the mixing: matrices A of a layer, each for d / m channels
     t   the step: how many positions of the target are behind
 """
 
@@ -60,14 +61,26 @@ class Shape:
     decoder_layers: int
     decoder_N: int
     heads: int
+    mixing_heads: int = 1
+    mixing: str = "linear"  # or toeplitz, whose A are stored as one weight an offset
 
     def __post_init__(self):
         for field in fields(self):
             value = getattr(self, field.name)
-            if type(value) is not int or value < 1:
+            if field.type is int and (type(value) is not int or value < 1):
                 raise InputError(f"{field.name} is {value!r}, not a size")
-        if self.decoder_d % self.heads:
-            raise InputError(f"decoder_d {self.decoder_d} is not a multiple of heads {self.heads}")
+        for d, heads in (("decoder_d", "heads"), ("decoder_d", "mixing_heads"), ("encoder_d", "mixing_heads")):
+            if getattr(self, d) % getattr(self, heads):
+                raise InputError(f"{d} {getattr(self, d)} is not a multiple of {heads} {getattr(self, heads)}")
+        if self.mixing not in ("linear", "toeplitz"):
+            raise InputError(f"mixing is {self.mixing!r}, neither linear nor toeplitz")
+
+    def matrices(self, stack: str) -> Tuple[str, Tuple[int, ...]]:
+        """Name and shape of what holds A of all layers of the encoder or decoder."""
+        L, N, m = getattr(self, f"{stack}_layers"), getattr(self, f"{stack}_N"), self.mixing_heads
+        if self.mixing == "toeplitz":
+            return f"{stack}.a", (L, m, N if stack == "decoder" else 2 * N - 1)
+        return f"{stack}.A", (L, N, N) if m == 1 else (L, m, N, N)
 
     def weights(self) -> Dict[str, Tuple[int, ...]]:
         """The shape of every weight of the folded network."""
@@ -79,7 +92,7 @@ class Shape:
         for stack in ("encoder", "decoder"):
             d, hidden, L, N = (getattr(self, f"{stack}_{size}") for size in ("d", "hidden", "layers", "N"))
             shapes[f"{stack}.embed"] = (getattr(self, f"{stack}_entries"), d)
-            shapes.update({f"{stack}.A": (L, N, N), f"{stack}.scale": (L, d), f"{stack}.bias": (L, N, d)})
+            shapes.update([self.matrices(stack), (f"{stack}.scale", (L, d)), (f"{stack}.bias", (L, N, d))])
             for layer in range(L):
                 linears.update({f"{stack}.{layer}.B": (hidden, d), f"{stack}.{layer}.C": (d, hidden)})
         shapes["encoder.shift"] = shapes["encoder.scale"]
@@ -106,10 +119,12 @@ def fold(model) -> Tuple[Shape, Weights]:
     encoder, decoder = model.encoder, model.decoder
     folded: Weights = {}
     linears: Dict[str, Tuple[Tensor, Tensor]] = {}
+    first = encoder.layers[0].mixing
+    toeplitz = type(first).__name__ == "ToeplitzMixing"
     for name, stack in (("encoder", encoder), ("decoder", decoder)):
         folded[f"{name}.embed"] = stack.embed_tokens.weight
         mixing = [_fold_mixing(layer, stack.N) for layer in stack.layers]
-        for part, values in zip(("A", "scale", "bias", "shift"), zip(*mixing)):
+        for part, values in zip(("a" if toeplitz else "A", "scale", "bias", "shift"), zip(*mixing)):
             folded[f"{name}.{part}"] = torch.stack(values)
         for i, layer in enumerate(stack.layers):
             linears[f"{name}.{i}.B"], linears[f"{name}.{i}.C"] = _parameters(layer.ffn.B), _parameters(layer.ffn.C)
@@ -129,13 +144,15 @@ def fold(model) -> Tuple[Shape, Weights]:
         folded.update({f"{name}.weight": weight, f"{name}.bias": bias})
     shape = Shape(
         heads=heads,
+        mixing_heads=getattr(first, "heads", 1),
+        mixing="toeplitz" if toeplitz else "linear",
         **{
             f"{stack}_{size}": value
             for stack, N in (("encoder", encoder.N), ("decoder", decoder.N))
             for size, value in {
                 **dict(zip(("entries", "d"), folded[f"{stack}.embed"].shape)),
                 "hidden": len(folded[f"{stack}.0.B.weight"]),
-                "layers": len(folded[f"{stack}.A"]),
+                "layers": len(folded[f"{stack}.scale"]),
                 "N": N,
             }.items()
         },
@@ -155,7 +172,6 @@ def _refuse_what_is_not_here(model) -> None:
     layers = [*model.encoder.layers, *model.decoder.layers]
     options = {
         "--token-mixing mlp or conv": any(type(layer.mixing).__name__ not in MIXING for layer in layers),
-        "--mixing-heads": any(getattr(layer.mixing, "heads", 1) > 1 for layer in layers),
         "--normalization layer": any(type(layer.mixing_pre).__name__ != "Aff" for layer in layers),
         "--positional-embeddings": model.encoder.positions.P is not None,
         "--activation-fn": any(layer.ffn.activation is not F.gelu for layer in layers),
@@ -166,11 +182,14 @@ def _refuse_what_is_not_here(model) -> None:
 
 
 def _fold_mixing(layer, N: int) -> Tuple[Tensor, Tensor, Tensor, Tensor]:
-    """A, scale, bias (N x d) and shift of a layer: what it adds to x is scale * (A x) + bias + rowsum(A) shift."""
+    """A, scale, bias (N x d) and shift of a layer: what it adds to x is scale * (A x) + bias + rowsum(A) shift.
+
+    Of a Toeplitz A its weights by offset.
+    """
     pre, mixing, post = layer.mixing_pre, layer.mixing, layer.mixing_post
     if not hasattr(mixing, "matrix"):
         return post.alpha.new_zeros(N, N), post.alpha, post.beta.expand(N, -1), torch.zeros_like(post.beta)
-    A = mixing.matrix(N)[0]
+    A = mixing.a if hasattr(mixing, "a") else mixing.A.tril() if mixing.causal else mixing.A
     if mixing.causal:  # folded: there is a bias for each position, and nothing is left behind the mixing
         return A, pre.alpha, mixing.b, torch.zeros_like(pre.beta)
     return A, post.alpha * pre.alpha, torch.outer(mixing.b, post.alpha) + post.beta, post.alpha * pre.beta
@@ -233,6 +252,15 @@ def linear_layer(weight: Tensor, bias: Tensor, dtype: str) -> Linear:
     return lambda x: F.linear(x, weight, bias)
 
 
+def by_position(A: Tensor, shape: Shape, N: int) -> Tensor:
+    """The matrices of all layers of a stack, L x m x N x N, from what `Shape.matrices` names."""
+    if shape.mixing == "linear":
+        return A.view(-1, shape.mixing_heads, N, N)
+    i = torch.arange(N, device=A.device)
+    offset = i[:, None] - i
+    return A[:, :, offset.clamp(min=0)].tril() if A.size(2) == N else A[:, :, offset + N - 1]
+
+
 class Memory(NamedTuple):
     """What the decoder reads of a batch of sources: cross-attention's keys and values, once for each sentence."""
 
@@ -293,19 +321,22 @@ class Network:
         self.source_embed = get("encoder.embed")
         tied = weights["decoder.embed"] is weights["encoder.embed"]
         self.target_embed = self.source_embed if tied else get("decoder.embed")
-        self.A, self.scale, self.shift, self.bias = (get(f"encoder.{n}") for n in ("A", "scale", "shift", "bias"))
+        self.A = by_position(get(shape.matrices("encoder")[0]), shape, shape.encoder_N)  # L x m x N x N
+        self.scale, self.shift, self.bias = (get(f"encoder.{name}") for name in ("scale", "shift", "bias"))
         self.ffn = [(linear(f"encoder.{i}.B"), linear(f"encoder.{i}.C")) for i in range(shape.encoder_layers)]
         self.keys_values = linear("decoder.keys_values")
-        A = get("decoder.A")
-        self.past_A = A.transpose(0, 1).contiguous()  # N x L x N: row t of every layer
+        A = by_position(get(shape.matrices("decoder")[0]), shape, shape.decoder_N)
+        self.past_A = A.permute(2, 0, 1, 3).contiguous()  # N x L x m x N: row t of every matrix
         self.mixing_scale = get("decoder.scale")[:, None]  # L x 1 x d
         self.mixing_bias = get("decoder.bias").transpose(0, 1)[:, :, None].contiguous()  # N x L x 1 x d
         # x + scale * (A[t, t] x + ...): what is multiplied with x itself.
-        self.gate = 1 + self.mixing_scale[:, 0] * A.diagonal(dim1=1, dim2=2).t()[:, :, None]  # N x L x d
+        diagonal = A.diagonal(dim1=2, dim2=3).permute(2, 0, 1)  # N x L x m
+        self.gate = 1 + self.mixing_scale[:, 0] * self.spread(diagonal, shape.decoder_d)  # N x L x d
         self.layers = [
             tuple(linear(f"decoder.{i}.{name}") for name in ("q", "out", "B", "C")) for i in range(shape.decoder_layers)
         ]
         self.layer_numbers = torch.arange(shape.decoder_layers, device=self.device)[:, None, None]
+        self.head_numbers = torch.arange(shape.mixing_heads, device=self.device)[:, None]
         output = weights["output.weight"]
         if dtype == "int8" and not isinstance(output, Quantised):
             output = quantise(output)
@@ -315,6 +346,20 @@ class Network:
         self.output = self.output_layer()
         self.lock = threading.Lock()  # one search at a time: they share what follows
         self._store = torch.empty(0, dtype=self.float, device=self.device)
+
+    @staticmethod
+    def spread(x: Tensor, d: int) -> Tensor:
+        """What each matrix A has, for each of its channels: ... x m to ... x d, or as it is where there is one A."""
+        m = x.size(-1)
+        return x if m == 1 else x.repeat_interleave(d // m, -1)
+
+    @staticmethod
+    def mix(A: Tensor, x: Tensor) -> Tensor:
+        """A x with A of m x T x T, each for its channels of x. Shape: B x T x d to B x T x d."""
+        m, (B, T, d) = len(A), x.shape
+        if m == 1:
+            return torch.matmul(A[0], x)
+        return torch.matmul(A, x.view(B, T, m, d // m).transpose(1, 2)).transpose(1, 2).reshape(B, T, d)
 
     def output_layer(self, allowed: Optional[Tensor] = None) -> OutputLayer:
         """The output layer for some entries of the dictionary.
@@ -363,10 +408,10 @@ class Network:
         x = pack(F.embedding(source, self.source_embed))
         lengths = keep.to(self.float).t()  # S x B
         for layer, (B_of, C_of) in enumerate(self.ffn):
-            A = self.A[layer, :S, :S]
-            sums = torch.matmul(A, lengths).t()[:, :, None]  # of the rows of A, B x S x 1
+            A = self.A[layer, :, :S, :S]
+            sums = self.spread(torch.matmul(A, lengths).permute(2, 1, 0), x.size(1))  # of the rows of A, B x S x 1 or d
             bias = torch.addcmul(self.bias[layer, :S], sums, self.shift[layer])
-            x = x + pack(torch.addcmul(bias, torch.matmul(A, pad(x)), self.scale[layer]))
+            x = x + pack(torch.addcmul(bias, self.mix(A, pad(x)), self.scale[layer]))
             x.add_(C_of(F.gelu(B_of(x))))
         both = pad(self.keys_values(x)).view(B, S, L, 2, h, -1)
         keys = both[:, :, :, 0].permute(2, 0, 3, 4, 1).contiguous()
@@ -392,13 +437,16 @@ class Network:
             R x d
         """
         L, B, h, _, S = memory.keys.shape
-        R, d = len(tokens), self.shape.decoder_d
+        R, d, m = len(tokens), self.shape.decoder_d, self.shape.mixing_heads
         k = R // B
         bias = self.mixing_bias[t]
         if t:
-            places = (ancestors * L + self.layer_numbers).view(L * R, t)
-            A = self.past_A[t, :, None, :t].expand(L, R, t).reshape(L * R, t)
-            past = F.embedding_bag(places, store.view(-1, d), per_sample_weights=A, mode="sum")
+            places = ancestors * L + self.layer_numbers  # L x R x t
+            if m > 1:  # a row of the store is m rows of d / m channels
+                places = places[:, :, None] * m + self.head_numbers
+            A = self.past_A[t, :, None, :, :t].expand(L, R, m, t).reshape(L * R * m, t)
+            table = store.view(-1, d // m)
+            past = F.embedding_bag(places.view(L * R * m, t), table, per_sample_weights=A, mode="sum")
             bias = torch.addcmul(bias, past.view(L, R, d), self.mixing_scale)
         mask = None if memory.mask is None else memory.mask.flatten(0, 1)
         x = F.embedding(tokens, self.target_embed)
@@ -475,7 +523,7 @@ class Network:
         memory = self.encode(torch.tensor([list(source)], device=self.device))
         x = F.embedding(torch.tensor([EOS, *target[:-1]], device=self.device), self.target_embed)  # T x d
         for i, (q_of, out_of, B_of, C_of) in enumerate(self.layers):
-            mixed = torch.matmul(self.past_A[:T, i, :T], x)  # zero above the diagonal
+            mixed = self.mix(self.past_A[:T, i, :, :T].transpose(0, 1), x[None])[0]  # zero above the diagonal
             x = x + torch.addcmul(self.mixing_bias[:T, i, 0], mixed, self.mixing_scale[i])
             q = q_of(x).view(T, h, -1).transpose(0, 1)
             p = torch.bmm(q, memory.keys[i, 0]).softmax(-1)  # h x T x S

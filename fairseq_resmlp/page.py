@@ -81,11 +81,12 @@ class Model:
     def maps(self) -> Dict[str, bytes]:
         """Pictures of A of every layer that mixes tokens, SVG by name."""
         network = self.translator.network
-        sides = {"encoder": network.A, "decoder": network.past_A.transpose(0, 1)}  # L x N x N
+        sides = {"encoder": network.A, "decoder": network.past_A.permute(1, 2, 0, 3)}  # L x m x N x N
         mixings = [
-            analysis.Mixing(stack, layer, 1, 1, stack == "decoder", A.double().numpy())
+            analysis.Mixing(stack, layer, head, len(heads), stack == "decoder", A.double().numpy())
             for stack, matrices in sides.items()
-            for layer, A in enumerate(matrices, 1)
+            for layer, heads in enumerate(matrices, 1)
+            for head, A in enumerate(heads, 1)
             if A.any()
         ]
         return {

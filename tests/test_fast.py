@@ -68,6 +68,8 @@ def log_probabilities(network, source, target):
         {"share_all_embeddings": True},
         {"token_mixing": "none"},
         {"token_mixing": "toeplitz"},
+        {"token_mixing": "toeplitz", "mixing_heads": 4, "encoder_max_positions": 15},
+        {"mixing_heads": 2, "encoder_embed_dim": 24},
         {"no_mixing_bias": True},
         {"encoder_embed_dim": 24, "encoder_layers": 3, "encoder_max_positions": 15, "decoder_attention_heads": 4},
         {"share_decoder_input_output_embed": True, "decoder_layers": 1},
@@ -101,9 +103,12 @@ SEARCHES = [
 ]
 
 
-@pytest.mark.parametrize("options", SEARCHES, ids=str)
-def test_the_search_gives_the_hypotheses_and_scores_of_fairseq(options):
-    model, task = make_model(seed=2), make_task()
+MIXED = [({}, options) for options in SEARCHES] + [({"token_mixing": "toeplitz", "mixing_heads": 4}, {"min_len": 6})]
+
+
+@pytest.mark.parametrize("variant, options", MIXED, ids=str)
+def test_the_search_gives_the_hypotheses_and_scores_of_fairseq(variant, options):
+    model, task = make_model(seed=2, **variant), make_task()
     with torch.no_grad():
         model.decoder.final.beta += 2 * model.decoder.output_projection.weight[EOS]  # so that sentences end
     options = Options(**options)
@@ -175,7 +180,6 @@ def test_a_model_that_fairseq_has_prepared_folds_to_the_same():
     [
         ({"token_mixing": "mlp"}, "--token-mixing mlp or conv"),
         ({"token_mixing": "conv"}, "--token-mixing mlp or conv"),
-        ({"mixing_heads": 2}, "--mixing-heads"),
         ({"normalization": "layer"}, "--normalization layer"),
         ({"positional_embeddings": "learned"}, "--positional-embeddings"),
         ({"activation_fn": "relu"}, "--activation-fn"),
@@ -260,6 +264,18 @@ def test_a_folder_gives_back_what_was_written(dtype, tmp_path):
         assert (difference <= step * value.abs().max()).all()
 
 
+def test_a_folder_of_the_first_version_is_read(tmp_path):
+    """It had no other mixing than one A a layer, and no word for that."""
+    export(str(STORED), str(tmp_path / "model"))
+    config = tmp_path / "model" / "config.json"
+    now = folder.read(str(tmp_path / "model"))
+    written = json.loads(config.read_text())
+    shape = {name: size for name, size in written["shape"].items() if name not in ("mixing", "mixing_heads")}
+    config.write_text(json.dumps({**written, "version": 1, "shape": shape}))
+    then = folder.read(str(tmp_path / "model"))
+    assert then.shape == now.shape and then.weights.keys() == now.weights.keys()
+
+
 def ResMLPModelUnprepared():
     """The stored model as it was trained: fairseq's interface prepares its own for inference."""
     from fairseq import hub_utils
@@ -286,6 +302,12 @@ def rewrite(**changes):
         file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
 
     return apply
+
+
+def mix_otherwise(file):
+    config = json.loads(file.read_text())
+    config["shape"]["mixing"] = "conv"
+    file.write_text(json.dumps(config))
 
 
 def resize(file):
@@ -335,6 +357,7 @@ FAULTS = {
     "version": (damage("config.json", rewrite(version=99)), "has version 99 of the format"),
     "no shape": (damage("config.json", rewrite(shape={})), "is damaged"),
     "shape": (damage("config.json", resize), r"is \(\d+, \d+\) of torch.int8, it should be \(\d+, \d+\)"),
+    "mixing": (damage("config.json", mix_otherwise), "neither linear nor toeplitz"),
     "dtype": (damage("config.json", rewrite(dtype="float32")), "it should be .* of torch.float32"),
     "files": (damage("config.json", rewrite(sha256={"../model": ""})), "is damaged"),
     "no weights": (damage("weights.pt", Path.unlink), "weights.pt is missing"),
