@@ -17,6 +17,7 @@ from .pruning import prune
 from .run_folder import RunFolder
 
 BEAM = 4
+LIMIT = {"max_len_a": 2, "max_len_b": 20}  # pieces of a translation: at most twice the source's and 20
 
 
 class Alignment(NamedTuple):
@@ -74,12 +75,11 @@ class HeldOut:
         source, target = (int(np.median([len(side) for side in sides])) for sides in zip(*self.pairs))
         return source, target
 
-    def translate(self, model: nn.Module) -> List[Alignment]:
-        """Translate the test sentences by beam search."""
+    def translate(self, model: nn.Module, **options) -> List[Alignment]:
+        """Translate the test sentences by beam search, with fairseq's options of generation."""
         translator = Translator(self.cfg, self.task, [copy.deepcopy(model)])  # it folds the Affs
         tokens = [translator.encode(line) for line in self.sources]
-        # Without this limit a pruned model that finds no end would go on for 200 pieces.
-        hypotheses = translator.generate(tokens, beam=BEAM, max_len_a=2, max_len_b=20)
+        hypotheses = translator.generate(tokens, beam=BEAM, **options)
         found = []
         for line, (best, *_) in zip(self.sources, hypotheses):
             pieces = tokenize_line(translator.apply_bpe(line))  # not from the dictionary, which lacks some
@@ -119,8 +119,11 @@ class HeldOut:
     def prune(
         self, model: nn.Module, weights: Callable[[nn.Module], Iterable[Tensor]], thresholds: Sequence[float]
     ) -> Iterator[Pruned]:
-        """Score copies of a model without the small entries of `weights(model)`, a threshold after the other."""
+        """Score copies of a model without the small entries of `weights(model)`, a threshold after the other.
+
+        No translation is longer than LIMIT allows: a pruned model that finds no end would take a long time.
+        """
         for threshold in thresholds:
             pruned = copy.deepcopy(model)
             removed = prune(weights(pruned), threshold)
-            yield Pruned(threshold, removed, self.bleu(self.translate(pruned))[0], self.perplexity(pruned))
+            yield Pruned(threshold, removed, self.bleu(self.translate(pruned, **LIMIT))[0], self.perplexity(pruned))

@@ -43,9 +43,9 @@ ABOUT = {
         one has become small, the network makes little use of what that sublayer gives.""",
     "pruning": """
         Entries smaller than a threshold times the largest of their matrix are set to zero, without training after it;
-        of A, only what training visited counts. BLEU is of the first {lines:,} lines of {test} with beam {beam}
-        ({signature}), perplexity of {pairs:,} validation pairs. fairseq-resmlp export --prune-mixing THRESHOLD does
-        this to A.""",
+        of A, only what training visited counts. BLEU is of the first {lines:,} lines of {test} with beam {beam} and at
+        most twice as many pieces as the source, and 20 ({signature}), perplexity of {pairs:,} validation pairs.
+        fairseq-resmlp export --prune-mixing THRESHOLD does this to A.""",
     "samples": """
         Of {lines:,} test sentences the worst and the best by sentence chrF, with the cross-attention of the last
         decoder layer, averaged over its heads.""",
