@@ -1,9 +1,10 @@
-"""Training curves: what fairseq-train logged, from TensorBoard's event files or from JSON lines."""
+"""Training curves: what fairseq-train logged, from TensorBoard's event files or from the lines that it printed."""
 
 import json
 import math
 import os
-from typing import Dict, List, Tuple
+import re
+from typing import Dict, List, Optional, Tuple
 
 from .errors import InputError
 from .run_folder import RunFolder
@@ -31,11 +32,11 @@ def read(run: RunFolder) -> Curves:
     Raises:
         InputError: there are none, or tensorboard is missing
     """
-    found = _read_events(run.events) or _read_json(run.logs)
+    found = _read_events(run.events) or _read_lines(run.logs)
     if not found:
         raise InputError(
             f"no training log in {run.path}: train with --tensorboard-logdir {os.path.join(run.path, 'tensorboard')}, "
-            f"or with --log-format json --log-file {os.path.join(run.path, 'train.log')}"
+            f"or with --log-format simple --log-file {os.path.join(run.path, 'train.log')}"
         )
     return {
         split: {name: tuple(map(list, zip(*sorted(points.items())))) for name, points in metrics.items()}
@@ -66,24 +67,39 @@ def _read_events(folders: List[str]) -> Dict[str, Dict[str, Dict[int, float]]]:
     return _without_epochs(found)
 
 
-def _read_json(files: List[str]) -> Dict[str, Dict[str, Dict[int, float]]]:
-    """JSON in lines of its own or after "... | INFO | train_inner |", as --log-file and the terminal have it."""
+def _read_lines(files: List[str]) -> Dict[str, Dict[str, Dict[int, float]]]:
+    """What fairseq-train prints, by --log-format simple or json."""
     found: Dict[str, Dict[str, Dict[int, float]]] = {}
     for path in files:
         with open(path, encoding="utf-8", errors="replace") as file:
             for line in file:
-                try:
-                    stats = json.loads(line[line.index("{") :])
-                    # The lines at the end of an epoch say train_loss and valid_loss, those within it loss.
-                    prefix = next(p for p in ("", "train_", "valid_") if f"{p}num_updates" in stats)
-                    step = int(stats[f"{prefix}num_updates"])
-                except (ValueError, StopIteration):
-                    continue  # a line of something else, or one that was cut off by the end of the training
-                split = _SPLITS[prefix[:-1] or "train_inner"]
-                for name, value in stats.items():
-                    if name.startswith(prefix):
-                        _add(found, split, name[len(prefix) :], step, value)
+                split, stats = _of_simple(line) or _of_json(line) or (None, {})
+                if "num_updates" in stats:
+                    for name, value in stats.items():
+                        _add(found, split, name, int(stats["num_updates"]), value)
     return _without_epochs(found)
+
+
+def _of_simple(line: str) -> Optional[Tuple[str, Dict[str, str]]]:
+    """Of "epoch 001: 100 / 518 loss=9.9, ...", "epoch 001 | loss 8.0 | ...", "epoch 001 | valid on ... | loss ..."."""
+    match = re.search(r"\bepoch \d+(:| \| valid on | \| )(.*)", line)
+    stats = dict(re.findall(r"(\w+)[= ]([\d.e+-]+)(?=,| \||$)", match[2])) if match else {}
+    if not stats.get("num_updates", "").isdigit():
+        return None
+    return _SPLITS["train_inner" if match[1] == ":" else "valid" if "valid" in match[1] else "train"], stats
+
+
+def _of_json(line: str) -> Optional[Tuple[str, Dict[str, str]]]:
+    """Of JSON in a line of its own or after "... | INFO | train_inner |"."""
+    try:
+        stats = json.loads(line[line.index("{") :])
+        # The lines at the end of an epoch say train_loss and valid_loss, those within it loss.
+        prefix = next(p for p in ("", "train_", "valid_") if f"{p}num_updates" in stats)
+        int(stats[f"{prefix}num_updates"])
+    except (ValueError, TypeError, StopIteration):
+        return None  # a line of something else, or one that was cut off by the end of the training
+    stats = {name[len(prefix) :]: value for name, value in stats.items() if name.startswith(prefix)}
+    return _SPLITS[prefix[:-1] or "train_inner"], stats
 
 
 def _add(found, split, name: str, step: int, value) -> None:

@@ -204,25 +204,34 @@ def test_feed_forward_weights_are_B_and_C():
     assert shapes == [(32, 16), (16, 32)] * 4
 
 
-def test_curves_are_the_same_from_json_and_from_tensorboard(toy, tmp_path):
+@pytest.mark.parametrize("form", ["json", "simple"])
+def test_curves_are_the_same_from_lines_and_from_tensorboard(toy, tmp_path, form):
     options = [*train_options(toy / "data-bin", tmp_path / "checkpoints"), "--max-epoch", "2", "--log-interval", "3"]
-    logs = ["--log-format", "json", "--log-file", tmp_path / "train.log", "--tensorboard-logdir", tmp_path / "events"]
+    logs = ["--log-format", form, "--log-file", tmp_path / "train.log", "--tensorboard-logdir", tmp_path / "events"]
     run("fairseq-train", *options, *logs, "--no-save")
     found = find(str(tmp_path))
     assert found.logs and len(found.events) == 3
     by_events = curves.read(found)
     found.events = []
-    by_json = curves.read(found)
-    assert set(by_events) == set(by_json) == {"train", "valid"}
-    assert {"loss", "ppl", "lr", "gnorm", "wps"} <= set(by_json["train"])
-    for split, metrics in by_json.items():
+    by_lines = curves.read(found)
+    assert set(by_events) == set(by_lines) == {"train", "valid"}
+    assert {"loss", "ppl", "lr", "gnorm", "wps"} <= set(by_lines["train"])
+    for split, metrics in by_lines.items():
         for name, (updates, values) in metrics.items():
             assert updates == by_events[split][name][0] == sorted(updates)
             assert values == pytest.approx(by_events[split][name][1], rel=1e-5)
-    assert len(by_json["train"]["loss"][0]) > len(by_json["valid"]["loss"][0]) == 2
+    assert len(by_lines["train"]["loss"][0]) > len(by_lines["valid"]["loss"][0]) == 2
 
 
 def test_a_log_of_a_resumed_and_killed_training_is_read_as_far_as_it_goes(tmp_path):
+    simple = [
+        "x | INFO | train_inner | epoch 001:  10 / 500 loss=9, nll_loss=9.402, wps=inf, num_updates=10, wall=4",
+        "x | INFO | train_inner | epoch 001:  20 / 500 loss=8, num_updates=20",
+        "Traceback | INFO | train_inner | epoch of something else",
+        "x | INFO | train_inner | epoch 001:  20 / 500 loss=7, num_updates=20",
+        "x | INFO | valid | epoch 001 | valid on 'valid' subset | loss 6.5 | bleu 12.5 | num_updates 20 | best 6.5",
+        "x | INFO | train_inner | epoch 001:  30 / 500 lo",
+    ]
     lines = [
         'x | INFO | train_inner | {"epoch": 1, "loss": "9", "num_updates": "10", "wps": "inf"}',
         'x | INFO | train_inner | {"epoch": 1, "loss": "8", "num_updates": "20"}',
@@ -231,13 +240,14 @@ def test_a_log_of_a_resumed_and_killed_training_is_read_as_far_as_it_goes(tmp_pa
         'x | INFO | valid | {"epoch": 1, "valid_loss": "6.5", "valid_bleu": "12.5", "valid_num_updates": "20"}',
         'x | INFO | train_inner | {"epoch": 1, "lo',
     ]
-    (tmp_path / "train.log").write_text("\n".join(lines))
-    assert curves.read(find(str(tmp_path))) == {
-        "train": {"loss": ([10, 20], [9, 7])},
-        "valid": {"loss": ([20], [6.5]), "bleu": ([20], [12.5])},
-    }
+    for log in (lines, simple):
+        (tmp_path / "train.log").write_text("\n".join(log))
+        assert curves.read(find(str(tmp_path))) == {
+            "train": {"loss": ([10, 20], [9, 7])},
+            "valid": {"loss": ([20], [6.5]), "bleu": ([20], [12.5])},
+        }
     (tmp_path / "train.log").write_text("nothing of use")
-    with pytest.raises(InputError, match="no training log in .*--tensorboard-logdir .*--log-format json"):
+    with pytest.raises(InputError, match="no training log in .*--tensorboard-logdir .*--log-format simple"):
         curves.read(find(str(tmp_path)))
 
 

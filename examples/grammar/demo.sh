@@ -29,7 +29,7 @@ train_and_translate() {
         --optimizer adagrad --lr 0.1 --lr-scheduler fixed --warmup-updates 300 --clip-norm 1.0 \
         --criterion fused_label_smoothed_cross_entropy --label-smoothing 0.1 \
         --max-tokens 1000 --max-epoch 3 --no-epoch-checkpoints --seed 1 --cpu \
-        --save-dir "$out/$name" --log-interval 100 --log-format json --log-file "$out/$name/train.log"
+        --save-dir "$out/$name" --log-interval 100 --log-format simple --log-file "$out/$name/train.log"
     run fairseq-generate "$out/data-bin" --user-dir fairseq_resmlp --path "$out/$name/checkpoint_best.pt" \
         --beam 4 --remove-bpe sentencepiece --max-tokens 4000 --cpu --results-path "$out/$name"
     # Lines H-<sentence> <score> <translation>, longest sentences first: back into the order of the test set
