@@ -147,6 +147,7 @@ def train_transformer(trained, save_dir):
     return save_dir / "checkpoint_last.pt"
 
 
+@pytest.mark.slow
 def test_fairseq_train_learns_from_a_transformer_and_another_resmlp(trained, tmp_path):
     transformer = train_transformer(trained, tmp_path / "transformer")
     with pytest.raises(InputError, match="is not over this task's dictionaries: size mismatch"):

@@ -407,6 +407,7 @@ def test_a_request_that_does_not_say_its_size_is_refused(address):
     connection.close()
 
 
+@pytest.mark.slow
 def test_a_full_queue_is_said(exported, browser, monkeypatch):
     monkeypatch.setattr(page, "QUEUE", 1)
     steps = threading.Semaphore(0)
@@ -422,6 +423,7 @@ def test_a_full_queue_is_said(exported, browser, monkeypatch):
             tab.close()
 
 
+@pytest.mark.slow
 def test_a_page_says_that_its_server_is_gone_and_goes_on_with_the_next_one(exported, visit, expected):
     with served(exported) as url:
         tab = visit(url)

@@ -265,6 +265,7 @@ def test_pictures_have_titles_named_axes_and_legends(figures):
         assert re.search(units, axes.get_xlabel()) and re.search(units, axes.get_ylabel()), axes.get_title()
 
 
+@pytest.mark.slow
 def test_legends_are_inside_of_their_pictures(figures):
     for figure in figures:
         pictures.files(figure)
@@ -321,6 +322,7 @@ def test_perplexity_is_that_of_each_sentence_alone(made):
     assert len(text.pairs) < len(SOURCES)  # one reference is longer than N
 
 
+@pytest.mark.slow
 def test_sections_can_be_left_out(made, tmp_path):
     done = report_command(made / LONG_NAME, "--out", tmp_path / "a", "--sentences", 0)
     assert done.exit_code == 0, done.output
@@ -331,6 +333,7 @@ def test_sections_can_be_left_out(made, tmp_path):
     assert list((tmp_path / "b").glob("*alignment*")) and not list((tmp_path / "b").glob("*pruning*"))
 
 
+@pytest.mark.slow
 def test_the_same_runs_give_the_same_page(made, tmp_path):
     for name in ("a", "b"):
         report_command(made / LONG_NAME, "--out", tmp_path / name, "--sentences", 0)
