@@ -34,6 +34,8 @@ def main() -> None:
             if other and row["name"] != args.against:
                 found = compare(lines(run["translation"]), lines(other["translation"]), lines(run["reference"]))[0]
                 run.update(difference=found.difference, p=found.p_value)
+    for run in (run for row in rows for run in row["runs"]):
+        del run["translation"], run["reference"]  # where they lie is of this machine
     results = {"against": args.against, "rows": rows, **surroundings()}
     text = json.dumps(results, ensure_ascii=False, indent=1) + "\n"
     (args.folder / "results.json").write_text(text, encoding="utf-8")
