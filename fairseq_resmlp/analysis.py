@@ -64,12 +64,7 @@ def mixings(model: nn.Module) -> List[Mixing]:
 
 def _matrices(mixing: nn.Module, N: int) -> np.ndarray:
     """The matrices that a layer applies to N positions. Shape: h x N x N, h = 0 where it has none."""
-    if hasattr(mixing, "matrix"):
-        matrices = mixing.matrix(N)
-    elif hasattr(mixing, "A"):
-        matrices = (mixing.A.tril() if mixing.causal else mixing.A)[None]
-    else:
-        matrices = torch.empty(0, N, N)
+    matrices = mixing.matrix(N) if hasattr(mixing, "matrix") else torch.empty(0, N, N)
     return matrices.detach().cpu().double().numpy()
 
 

@@ -419,7 +419,7 @@ def translate(model, source, output, threads, device, dtype, batch_size, max_tok
 @click.option(
     "--rate", default=30, type=click.IntRange(min=1), show_default=True, help="Translations a minute of one client."
 )
-@click.option("--examples", type=existing, help="Sentences to click, one a line (default: the demo's, from English).")
+@click.option("--examples", type=existing, help="Up to 8 sentences to click, one a line (default: the demo's).")
 @click.option("--threads", type=click.IntRange(min=1), help="Cores to use (default: all available).")
 def serve(models, host, port, beam, rate, examples, threads) -> None:
     """Open a page for the browser that translates with MODELS, side by side.

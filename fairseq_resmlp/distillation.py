@@ -10,6 +10,7 @@ dictionaries, or an ensemble of them.
 with z and z_t the logits of student and teacher at a target position, y its token, CE with label smoothing.
 """
 
+import copy
 import math
 import os
 from dataclasses import dataclass, field
@@ -53,6 +54,9 @@ class LabelSmoothedCrossEntropyWithTeacherConfig(LabelSmoothedCrossEntropyCriter
 class LabelSmoothedCrossEntropyWithTeacher(LabelSmoothedCrossEntropyCriterion):
     """Label-smoothed cross-entropy with a teacher in training; in validation without.
 
+    Teachers of this plugin are refused if their dictionaries are others; of fairseq's own models, whose checkpoints
+    do not hold theirs, the size alone is compared.
+
     Losses of validation can so be compared with those of any other training. The teacher is read at the first step of
     training, weights-only as every checkpoint, and is no part of what the training saves.
     """
@@ -80,6 +84,8 @@ class LabelSmoothedCrossEntropyWithTeacher(LabelSmoothedCrossEntropyCriterion):
             raise InputError(f"--distillation-weight {distillation_weight} is not between 0 and 1")
         if not distillation_temperature > 0:
             raise InputError(f"--distillation-temperature {distillation_temperature} is not above 0")
+        if distillation == "hard" and distillation_temperature != 1:
+            raise InputError("--distillation-temperature does nothing for --distillation hard: leave it out")
         self.teacher, self.hard = teacher, distillation == "hard"
         self.weight, self.temperature = distillation_weight, distillation_temperature
         self.teachers: List[nn.Module] = []  # a plain list: its models are not trained or saved with the criterion
@@ -133,7 +139,13 @@ class LabelSmoothedCrossEntropyWithTeacher(LabelSmoothedCrossEntropyCriterion):
             self.teachers = self.load()
         device, total = sample["target"].device, torch.zeros(())
         for teacher in self.teachers:
-            logits = teacher.to(device)(**sample["net_input"])[0][:, self.ignore_prefix_size :]
+            try:
+                logits = teacher.to(device)(**sample["net_input"])[0][:, self.ignore_prefix_size :]
+            except InputError as error:
+                raise InputError(
+                    f"--teacher {self.teacher} cannot read this batch, and --max-source-positions and "
+                    f"--max-target-positions leave longer pairs out: {error}"
+                ) from error
             total = total.to(device) + torch.softmax(logits.float() / temperature, -1)
         return (total / len(self.teachers)).flatten(0, 1)
 
@@ -145,7 +157,8 @@ class LabelSmoothedCrossEntropyWithTeacher(LabelSmoothedCrossEntropyCriterion):
                 raise InputError(f"--teacher {file}: there is no such file")
         state = torch.random.get_rng_state()  # a resumed training loads it at another step than an undisturbed one
         try:
-            teachers, _ = checkpoint_utils.load_model_ensemble(files, task=self.task)
+            # Of a copy of the task: building a model leaves its limits there, and the student has its own.
+            teachers, _ = checkpoint_utils.load_model_ensemble(files, task=copy.copy(self.task))
         except InputError as error:
             raise InputError(f"--teacher {self.teacher}: {error}") from error
         except RuntimeError as error:  # of fairseq's own models, whose shapes do not fit
@@ -153,7 +166,10 @@ class LabelSmoothedCrossEntropyWithTeacher(LabelSmoothedCrossEntropyCriterion):
             raise InputError(f"--teacher {self.teacher} is not over this task's dictionaries: {said}") from error
         finally:
             torch.random.set_rng_state(state)
-        return [teacher.eval().requires_grad_(False) for teacher in teachers]
+        for teacher in teachers:
+            teacher.eval().requires_grad_(False)
+            teacher.decoder.need_attn = False  # maps that nobody looks at
+        return teachers
 
     @classmethod
     def reduce_metrics(cls, logging_outputs) -> None:

@@ -39,6 +39,7 @@ PAD, EOS, UNK = 1, 2, 3  # in every dictionary of fairseq
 BLOCK = 128  # columns of the output layer that are looked at together, see `Network.best`
 LOGITS = 1 << 22  # logits at a time: above 32 MiB malloc asks the system for fresh pages at every step
 WIDE = 4096  # outputs of a layer from which in int8 oneDNN is faster than fbgemm
+ENTRIES = 1 << 30  # of all A of a stack: 4 GiB
 DTYPES = ("float32", "int8", "float16")
 MIXING = ("LinearMixing", "ToeplitzMixing", "NoMixing")  # names, as their module needs fairseq
 
@@ -74,6 +75,10 @@ class Shape:
                 raise InputError(f"{d} {getattr(self, d)} is not a multiple of {heads} {getattr(self, heads)}")
         if self.mixing not in ("linear", "toeplitz"):
             raise InputError(f"mixing is {self.mixing!r}, neither linear nor toeplitz")
+        for stack in ("encoder", "decoder"):  # of few weights by offset come large matrices
+            entries = getattr(self, f"{stack}_layers") * self.mixing_heads * getattr(self, f"{stack}_N") ** 2
+            if entries > ENTRIES:
+                raise InputError(f"the matrices A of the {stack} have {entries:,} entries, more than {ENTRIES:,}")
 
     def matrices(self, stack: str) -> Tuple[str, Tuple[int, ...]]:
         """Name and shape of what holds A of all layers of the encoder or decoder."""
@@ -170,8 +175,9 @@ def _parameters(layer) -> Tuple[Tensor, Tensor]:
 def _refuse_what_is_not_here(model) -> None:
     """Raise InputError if the model has parts that `Network` does not compute, naming the option."""
     layers = [*model.encoder.layers, *model.decoder.layers]
+    mixing = {type(layer.mixing).__name__ for layer in layers}
     options = {
-        "--token-mixing mlp or conv": any(type(layer.mixing).__name__ not in MIXING for layer in layers),
+        f"{', '.join(sorted(mixing))} (--token-mixing)": not mixing <= set(MIXING),
         "--normalization layer": any(type(layer.mixing_pre).__name__ != "Aff" for layer in layers),
         "--positional-embeddings": model.encoder.positions.P is not None,
         "--activation-fn": any(layer.ffn.activation is not F.gelu for layer in layers),

@@ -53,13 +53,17 @@ class OnlyThePage:
         app = self.app
         if scope["type"] == "http":
             method, path = scope["method"], scope["path"]
-            size = dict(scope["headers"]).get(b"content-length", b"0" if method != "POST" else b"")
+            headers = dict(scope["headers"])
+            size = headers.get(b"content-length", b"0" if method != "POST" else b"")
+            chunked = b"transfer-encoding" in headers  # which would count for more than the size that is told
             if method in ("GET", "HEAD"):
                 known = path in GET_EXACTLY or path.startswith(GET)
             else:
                 known = method == "POST" and path in POST_EXACTLY
             if not known:
                 app = PlainTextResponse("The page has no such address.\n", 404)
-            elif not size.isdigit() or int(size) > BODY:
+            elif chunked or not size.isdigit() or int(size) > BODY:
                 app = PlainTextResponse(f"A request holds at most {BODY:,} bytes, and says how many.\n", 413)
+        elif scope["type"] != "lifespan":  # websockets, of which the page has none
+            return
         await app(scope, receive, send)

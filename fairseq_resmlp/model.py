@@ -208,7 +208,7 @@ class ResMLPModel(FairseqEncoderDecoderModel):
     def upgrade_state_dict_named(self, state_dict: Dict[str, Tensor], name: str) -> None:
         """Say so where a checkpoint has another N; the mixing then fits its matrices."""
         for side, stack in (("encoder", self.encoder), ("decoder", self.decoder)):
-            b = state_dict.get(f"{side}.layers.0.mixing.b")  # conv and none have no N
+            b = state_dict.get(f"{side}.layers.0.mixing.b", state_dict.get(f"{side}.positions.P"))  # what has an N
             if b is not None and len(b) != stack.N:
                 logger.warning(
                     f"this checkpoint's {side} has N = {len(b)}, fitted to --{side}-max-positions {stack.N}; "
@@ -310,6 +310,17 @@ def _check(cfg: ResMLPConfig, task) -> None:
             f"--decoder-embed-dim {cfg.decoder_embed_dim} is not a multiple of "
             f"--decoder-attention-heads {cfg.decoder_attention_heads}"
         )
+    for option in ("mixing_heads", "mixing_kernel"):
+        if getattr(cfg, option) < 1:
+            raise InputError(f"--{option.replace('_', '-')} {getattr(cfg, option)} is less than 1")
+    no_effect = {
+        "--mixing-heads": cfg.mixing_heads > 1 and cfg.token_mixing not in ("linear", "toeplitz"),
+        "--no-mixing-bias": cfg.no_mixing_bias and cfg.token_mixing != "linear",
+        "--mixing-init-std": cfg.mixing_init_std and cfg.token_mixing != "linear",
+    }
+    for option, useless in no_effect.items():
+        if useless:
+            raise InputError(f"{option} does nothing for --token-mixing {cfg.token_mixing}: leave it out")
     for side in ("encoder", "decoder"):
         d = getattr(cfg, f"{side}_embed_dim")
         if d % cfg.mixing_heads:

@@ -114,7 +114,7 @@ class MLPMixing(TokenMixing):
         return linear(hidden, A2, self.b[:T]).t().view(T, B, d)
 
     def upgrade_state_dict_named(self, state_dict: Dict[str, Tensor], name: str) -> None:
-        """Fit a checkpoint trained with another N: cut it down, or fill up with zeros."""
+        """Fit a checkpoint trained with another N: cut it down, or fill up with what is harmless and can be trained."""
         if f"{name}.A1" not in state_dict:
             return
         N, units = self.N, self.expansion * self.N
@@ -123,6 +123,8 @@ class MLPMixing(TokenMixing):
             for dim, size in enumerate(sizes):
                 tensor = fit(tensor, dim, size)
             state_dict[f"{name}.{part}"] = tensor
+        old = state_dict[f"{name}.A1"].abs().sum(1) > 0  # units that are there; the others see their position
+        state_dict[f"{name}.A1"] = torch.where(old.unsqueeze(1), state_dict[f"{name}.A1"], self.A1.detach())
 
 
 TOKEN_MIXING.update(none=NoMixing, mlp=MLPMixing, conv=ConvMixing, toeplitz=ToeplitzMixing)

@@ -16,10 +16,12 @@ accepts='--seeds --jobs --from --out --'
 . "$(dirname "$0")/common.sh"
 table=$arch # the second argument; rows have their own architectures
 [ -f "$table" ] || fail "no table $table: $0 --help says what one is"
+table=$(realpath "$table")
+[ "${jobs:=1}" -ge 1 ] 2> /dev/null || fail "--jobs $jobs is no number of trainings"
 results=$out/$(basename "$table" .sh)
 IFS=, read -ra seeds <<< "${seeds:-1}"
 cores=$(nproc)
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > ${jobs:-1} ? cores / ${jobs:-1} : 1))}
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > jobs ? cores / jobs : 1))}
 "$root/scripts/prepare.sh" "$corpus_argument" ${from:+--from "$from"} --out "$out"
 
 mkdir -p "$results"
@@ -34,16 +36,21 @@ train_and_evaluate() {
 }
 row() {
     [ $# -ge 2 ] || fail "$table: row ${1:-} needs a name and an architecture"
-    rows+=("$1=${*:2}")
-    while [ "$(jobs -pr | wc -l)" -ge "${jobs:-1}" ]; do wait -n || true; done
+    [[ $1 =~ ^[[:alnum:]_-]+$ ]] || fail "$table: the name of row $1 is not of letters, digits, - and _"
+    rows+=("$1=$(printf '%q ' "${@:2}" "${options[@]}")")
+    while [ "$(jobs -pr | wc -l)" -ge "$jobs" ]; do wait -n || true; done
     step "$(basename "$results")/$1.$seed"
     train_and_evaluate "$1.$seed" "${@:2}" --seed "$seed" "${options[@]}" &
 }
 against=''
+# What was begun does not go on without this script: each training is a process group of its own.
+set -m
+trap 'for job in $(jobs -p); do kill -- "-$job"; done 2> /dev/null' EXIT
+trap 'exit 130' INT TERM
 for seed in "${seeds[@]}"; do
     rows=()
     . "$table"
 done
 wait
-python "$root/scripts/quality.py" "$results" --rows "${rows[@]}" ${against:+--against "$against"}
+python "$root/scripts/quality.py" "$results" --test "$(test_sets | head -n 1)" --rows "${rows[@]}" ${against:+--against "$against"}
 [ ! -e "$results/failed" ] || fail "$(wc -l < "$results/failed") of the trainings failed: $results/failed"

@@ -56,7 +56,7 @@ same_settings() {
         echo "$2" > "$1.part"
         mv "$1.part" "$1"
     fi
-    [ "$(cat "$1")" = "$2" ] || fail "$(dirname "$1") was begun with other settings, listed in $1: choose another --out," \
+    [ "$(cat "$1")" = "$2" ] || fail "$(dirname "$1") was begun with other settings, listed in $1: choose another folder," \
         "remove the folder, or remove that file to go on all the same. The settings now: $2"
 }
 

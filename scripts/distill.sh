@@ -18,7 +18,8 @@ IFS=: read -ra teachers <<< "$teacher"
 for file in "${teachers[@]}"; do [ -f "$file" ] || fail "--teacher $file: there is no such file"; done
 into=${into:-$out/distilled}
 no_one_else_in "$into"
-same_settings "$into/settings" "$(sha256sum "${teachers[@]}" | cut -d' ' -f1) $(declare -p beam lenpen options)"
+of_teacher=$(sha256sum "${teachers[@]}" | cut -d' ' -f1 | paste -sd:)
+same_settings "$into/settings" "$of_teacher $(sha256sum < "$out/pieces/train.$source") $(declare -p beam lenpen options)"
 
 step "$corpus, distilled 1/2: the teacher's translation of the training text"
 translate() {
@@ -28,6 +29,7 @@ translate() {
         --results-path "$pieces" "${options[@]}"
     # Lines H-<sentence> <score> <pieces>, longest first: by number, with the source of that number
     grep ^H- "$pieces/generate-train.txt" | sed s/^H-// | LC_ALL=C sort -n > "$pieces/hypotheses"
+    [ -z "$(cut -f1 "$pieces/hypotheses" | uniq -d)" ] || fail "several translations of a sentence: leave --nbest out"
     cut -f3 "$pieces/hypotheses" > "$pieces/train.$target"
     awk -F '\t' 'NR == FNR { wanted[$1 + 1]; next } FNR in wanted' "$pieces/hypotheses" "$out/pieces/train.$source" \
         > "$pieces/train.$source"
@@ -35,11 +37,15 @@ translate() {
     for split in valid $(test_sets); do
         for language in "$source" "$target"; do cp "$out/pieces/$split.$language" "$pieces"; done
     done
-    cp "$out/pieces/train.json" "$pieces"
-    echo "$(wc -l < "$pieces/train.$source") of $(wc -l < "$out/pieces/train.$source") pairs"
+    local pairs
+    pairs=$(wc -l < "$pieces/train.$source")
+    python -c 'import json, sys
+print(json.dumps({**json.load(open(sys.argv[1])), "distilled": {"teacher_sha256": sys.argv[2], "pairs": int(sys.argv[3])}}))' \
+        "$out/pieces/train.json" "$of_teacher" "$pairs" > "$pieces/train.json"
+    echo "$pairs of $(wc -l < "$out/pieces/train.$source") pairs"
 }
 once "$into/pieces" translate
-for file in raw spm.model; do [ -e "$into/$file" ] || cp -r "$out/$file" "$into/$file"; done
+for file in raw spm.model; do ln -sfn "$(realpath "$out/$file")" "$into/$file"; done
 
 step "$corpus, distilled 2/2: binarised"
 testpref=$(for split in $(test_sets); do echo "$into/pieces/$split"; done | paste -sd,)

@@ -35,7 +35,8 @@ else
         --max-tokens 4000 2>&1 | tee "$model/valid.txt.part"
     mv "$model/valid.txt.part" "$model/valid.txt"
 fi
-perplexity=$(sed -n "s/.*valid on 'valid' subset.* ppl \([0-9.]*\).*/\1/p" "$model/valid.txt")
+perplexity=$(sed -n "s/.*valid on 'valid' subset.* ppl \([^ ]*\).*/\1/p" "$model/valid.txt")
+[ -n "$perplexity" ] || fail "fairseq-validate gave no perplexity: see $model/valid.txt"
 echo "perplexity: $perplexity"
 
 number=''

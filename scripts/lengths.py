@@ -4,8 +4,7 @@
 
 The models translate PREFIX.SOURCE of each text with beam 4; lines go into buckets by the number of their words. A text
 PREFIX*K is K lines of PREFIX after one another, joined by spaces: longer sentences of the same kind. --longest and
---lines limit what is taken of a text. For each bucket FILE gets lines, sacreBLEU of each model, and the difference of
-each from the first.
+--lines limit what is taken of a text. For each bucket FILE gets the number of lines and the sacreBLEU of each model.
 """
 
 import argparse
@@ -31,7 +30,7 @@ def main() -> None:
     parser.add_argument("--lines", type=int, default=500, help="lines taken of a bucket at most (default: 500)")
     parser.add_argument("--out", type=Path, required=True, help="JSON file")
     args = parser.parse_args()
-    edges = [int(edge) for edge in args.edges.split(",")]
+    edges = [edge for edge in map(int, args.edges.split(",")) if edge < args.longest]
     models = {}
     for entry in args.models:
         name, path = entry.split("=", 1)

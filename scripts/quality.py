@@ -1,15 +1,16 @@
 """Put the scores of trainings side by side: one row a configuration, over its seeds.
 
-    python scripts/quality.py FOLDER --rows NAME="ARCH OPTION..." ... [--against NAME]
+    python scripts/quality.py FOLDER --test TEST --rows NAME="ARCH OPTION..." ... [--against NAME]
 
 FOLDER holds NAME.SEED/TEST/scores.json, as scripts/ablate.sh makes them. The results are printed, and written to
-FOLDER/results.json: for each row mean and standard deviation over its seeds of sacreBLEU and chrF2 on the first test
-set and of the perplexity on the validation set, parameters, seconds of training; and, of each seed, the difference in
+FOLDER/results.json: for each row mean and standard deviation over its seeds of sacreBLEU and chrF2 on the test set
+and of the perplexity on the validation set, parameters, seconds of training; and, of each seed, the difference in
 sacreBLEU from the same seed of --against with the p of the paired bootstrap.
 """
 
 import argparse
 import json
+import re
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -21,12 +22,17 @@ from fairseq_resmlp.score import compare, surroundings
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--test", required=True, help="name of the test set")
     parser.add_argument("--rows", nargs="+", required=True, metavar="NAME=COMMAND")
     parser.add_argument("--against", metavar="NAME", help="the row that the others are compared with")
     args = parser.parse_args()
     commands = dict(row.split("=", 1) for row in args.rows)
-    rows = [read_row(args.folder, name, command) for name, command in commands.items()]
+    if args.against and args.against not in commands:
+        parser.error(f"--against {args.against} is none of the rows: {', '.join(commands)}")
+    rows = [read_row(args.folder, name, command.strip(), args.test) for name, command in commands.items()]
     rows = [row for row in rows if row["runs"]]
+    if not rows:
+        parser.error(f"{args.folder} has no scores on {args.test} yet")
     others = {run["seed"]: run for row in rows if row["name"] == args.against for run in row["runs"]}
     for row in rows:
         for run in row["runs"]:
@@ -42,17 +48,18 @@ def main() -> None:
     print(quality_table(results))
 
 
-def read_row(folder: Path, name: str, command: str) -> dict:
+def read_row(folder: Path, name: str, command: str, test: str) -> dict:
     """What the seeds of a row have reached so far."""
     runs = []
-    models = [path for path in folder.glob(f"{name}.[0-9]*") if path.is_dir()]
-    for model in sorted(models, key=lambda path: int(path.suffix[1:])):
-        for file in sorted(model.glob("*/scores.json"))[:1]:
+    seeds = (re.fullmatch(re.escape(name) + r"\.(\d+)", path.name) for path in folder.iterdir())
+    for seed in sorted(int(match[1]) for match in seeds if match):
+        file = folder / f"{name}.{seed}" / test / "scores.json"
+        if file.exists():
             report = json.loads(file.read_text(encoding="utf-8"))
             scores = {score["name"]: score for score in report["scores"]}
             runs.append(
                 {
-                    "seed": int(model.suffix[1:]),
+                    "seed": seed,
                     "corpus": report["records"]["corpus"],
                     "test": report["records"]["test"],
                     "bleu": scores["sacreBLEU"]["value"],

@@ -123,12 +123,44 @@ def test_the_teacher_is_not_trained_and_not_saved(batch):
         ({"teacher": ""}, "needs --teacher CHECKPOINT"),
         ({"distillation_weight": 1.5}, "--distillation-weight 1.5 is not between 0 and 1"),
         ({"distillation_temperature": 0.0}, "--distillation-temperature 0.0 is not above 0"),
+        ({"distillation": "hard", "distillation_temperature": 2.0}, "does nothing for --distillation hard"),
     ],
 )
 def test_options_that_cannot_work_are_refused_by_name(options, said):
-    options = {"teacher": "x.pt", "distillation_weight": 0.5, "distillation_temperature": 1.0, **options}
+    defaults = {"teacher": "x.pt", "distillation": "soft", "distillation_weight": 0.5, "distillation_temperature": 1.0}
     with pytest.raises(InputError, match=said):
-        LabelSmoothedCrossEntropyWithTeacher(make_task(), False, EPSILON, distillation="soft", **options)
+        LabelSmoothedCrossEntropyWithTeacher(make_task(), False, EPSILON, **{**defaults, **options})
+
+
+def test_a_batch_that_is_too_long_for_the_teacher_is_said_to_be_so(batch):
+    teacher = make_model(seed=2, encoder_max_positions=6)
+    with pytest.raises(InputError, match="--teacher in memory cannot read this batch, and --max-source-positions"):
+        criterion(teacher)(make_model().train(), batch)
+
+
+@pytest.mark.parametrize("sentence_avg", [False, True])
+@pytest.mark.parametrize("kind", ["soft", "hard"])
+def test_gradients_are_those_of_the_formula(batch, kind, sentence_avg):
+    student, teacher = make_model().train(), make_model(seed=2)
+    made = LabelSmoothedCrossEntropyWithTeacher(make_task(), sentence_avg, EPSILON, "in memory", kind, 0.3, 1.0)
+    made.teachers = [teacher]
+    loss, size, _ = made(student, batch)
+    assert size == (7 if sentence_avg else batch["ntokens"])
+    loss.backward()
+    other = make_model().train()
+    kept = batch["target"] != 1
+    z = torch.log_softmax(other(**batch["net_input"])[0][kept], -1)
+    y, p = batch["target"][kept], torch.softmax(teacher(**batch["net_input"])[0][kept], -1).detach()
+    if kind == "hard":
+        p = torch.nn.functional.one_hot(p.argmax(-1), p.size(1)).float()
+    # Smoothed targets: epsilon is spread over the other entries.
+    spread = EPSILON / (z.size(1) - 1)
+    smooth = lambda q: q * (1 - EPSILON - spread) + spread  # noqa: E731
+    text = smooth(torch.nn.functional.one_hot(y, z.size(1)).float())
+    wanted = 0.7 * text + 0.3 * (smooth(p) if kind == "hard" else p)
+    (-(wanted * z).sum()).backward()
+    for a, b in zip(student.parameters(), other.parameters()):
+        torch.testing.assert_close(a.grad, b.grad, atol=1e-4, rtol=1e-4)
 
 
 def distil(trained, save_dir, *options, check=True):
@@ -153,13 +185,14 @@ def test_fairseq_train_learns_from_a_transformer_and_another_resmlp(trained, tmp
     with pytest.raises(InputError, match="is not over this task's dictionaries: size mismatch"):
         LabelSmoothedCrossEntropyWithTeacher(make_task(), False, EPSILON, str(transformer), "soft", 0.5, 1.0).load()
     teacher = f"{transformer}:{trained / 'checkpoints/checkpoint_best.pt'}"
-    done = distil(trained, tmp_path / "student", "--teacher", teacher, "--max-epoch", "2", "--log-interval", "5")
+    drop = ("--dropout", "0.1", "--update-freq", "2")  # so that random numbers matter within an update
+    done = distil(trained, tmp_path / "student", "--teacher", teacher, "--max-epoch", "2", "--log-interval", "5", *drop)
     log = done.stdout + done.stderr
     assert "teacher_loss" in log
     assert math.isfinite(float(log.rsplit("best_loss ", 1)[1].split()[0]))
     # Resumed for its second epoch, it ends where the undisturbed training ended.
-    distil(trained, tmp_path / "again", "--teacher", teacher, "--max-epoch", "1")
-    distil(trained, tmp_path / "again", "--teacher", teacher, "--max-epoch", "2")
+    distil(trained, tmp_path / "again", "--teacher", teacher, "--max-epoch", "1", *drop)
+    distil(trained, tmp_path / "again", "--teacher", teacher, "--max-epoch", "2", *drop)
     one, other = (
         torch.load(tmp_path / name / "checkpoint_last.pt", weights_only=True)["model"] for name in ("student", "again")
     )

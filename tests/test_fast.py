@@ -145,7 +145,11 @@ def test_who_watches_a_search_sees_each_translation_grow_to_what_is_found():
     assert all(len(tokens) == 1 for tokens in seen[0]) and any(len(tokens) == 2 for tokens in seen[1])
 
 
-@pytest.mark.parametrize("options", [{}, {"decoder_layers": 1}, {"token_mixing": "none"}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"decoder_layers": 1}, {"token_mixing": "none"}, {"token_mixing": "toeplitz", "mixing_heads": 4}],
+    ids=str,
+)
 def test_the_attention_over_a_found_translation_is_the_models_own(options):
     model = make_model(seed=2, **options)
     network = Network(*fold(model))
@@ -178,8 +182,8 @@ def test_a_model_that_fairseq_has_prepared_folds_to_the_same():
 @pytest.mark.parametrize(
     "options, said",
     [
-        ({"token_mixing": "mlp"}, "--token-mixing mlp or conv"),
-        ({"token_mixing": "conv"}, "--token-mixing mlp or conv"),
+        ({"token_mixing": "mlp"}, r"MLPMixing \(--token-mixing\)"),
+        ({"token_mixing": "conv"}, r"ConvMixing \(--token-mixing\)"),
         ({"normalization": "layer"}, "--normalization layer"),
         ({"positional_embeddings": "learned"}, "--positional-embeddings"),
         ({"activation_fn": "relu"}, "--activation-fn"),
@@ -310,6 +314,12 @@ def mix_otherwise(file):
     file.write_text(json.dumps(config))
 
 
+def ask_for_memory(file):
+    config = json.loads(file.read_text())
+    config["shape"]["encoder_N"] = 1 << 20
+    file.write_text(json.dumps(config))
+
+
 def resize(file):
     config = json.loads(file.read_text())
     config["shape"]["decoder_hidden"] += 1
@@ -357,6 +367,7 @@ FAULTS = {
     "version": (damage("config.json", rewrite(version=99)), "has version 99 of the format"),
     "no shape": (damage("config.json", rewrite(shape={})), "is damaged"),
     "shape": (damage("config.json", resize), r"is \(\d+, \d+\) of torch.int8, it should be \(\d+, \d+\)"),
+    "memory": (damage("config.json", ask_for_memory), "entries, more than"),
     "mixing": (damage("config.json", mix_otherwise), "neither linear nor toeplitz"),
     "dtype": (damage("config.json", rewrite(dtype="float32")), "it should be .* of torch.float32"),
     "files": (damage("config.json", rewrite(sha256={"../model": ""})), "is damaged"),

@@ -398,10 +398,12 @@ def test_what_the_page_does_not_need_is_refused(path, body, status, address):
     assert refused.value.code == status
 
 
-def test_a_request_that_does_not_say_its_size_is_refused(address):
+@pytest.mark.parametrize("told", [{}, {"Content-Length": "10"}], ids=str)
+def test_a_request_that_does_not_say_its_size_is_refused(address, told):
     connection = http.client.HTTPConnection(address.partition("//")[2])
     connection.putrequest("POST", "/gradio_api/queue/join")
-    connection.putheader("Transfer-Encoding", "chunked")
+    for name, value in {"Transfer-Encoding": "chunked", **told}.items():
+        connection.putheader(name, value)
     connection.endheaders()
     assert connection.getresponse().status == 413
     connection.close()

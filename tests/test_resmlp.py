@@ -629,6 +629,11 @@ def test_every_parameter_gets_a_gradient(options):
     [
         ({"mixing_heads": 3}, "--encoder-embed-dim 16 is not a multiple of --mixing-heads 3"),
         ({"mixing_kernel": 4}, "--mixing-kernel 4 has no middle"),
+        ({"mixing_heads": 0}, "--mixing-heads 0 is less than 1"),
+        ({"mixing_kernel": -1}, "--mixing-kernel -1 is less than 1"),
+        ({"mixing_heads": 2, "token_mixing": "conv"}, "--mixing-heads does nothing for --token-mixing conv"),
+        ({"no_mixing_bias": True, "token_mixing": "toeplitz"}, "--no-mixing-bias does nothing for --token-mixing t"),
+        ({"mixing_init_std": 0.1, "token_mixing": "mlp"}, "--mixing-init-std does nothing for --token-mixing mlp"),
     ],
     ids=str,
 )

@@ -327,11 +327,11 @@ def test_a_table_is_trained_row_by_row_and_put_side_by_side(reproduced, corpus, 
     done = run(*command, "--", "--max-update", "10")
     assert len(before) == 2 and {path: path.stat().st_mtime_ns for path in before} == before
     linear, none = json.loads((out / "mixing" / "results.json").read_text())["rows"]
-    assert none["command"] == "resmlp_tiny --token-mixing none"
+    assert none["command"] == "resmlp_tiny --token-mixing none --max-update 10"
     assert [run["seed"] for run in none["runs"]] == [7] and none["runs"][0]["updates"] == 10
     assert none["bleu"] - linear["bleu"] == pytest.approx(none["runs"][0]["difference"])
     assert none["parameters"] < linear["parameters"] and none["valid_perplexity"] > 1
-    assert "| none | `resmlp_tiny --token-mixing none` | 1 |" in done.stdout
+    assert "| none | `resmlp_tiny --token-mixing none --max-update 10` | 1 |" in done.stdout
 
 
 @pytest.mark.slow
@@ -339,17 +339,25 @@ def test_the_training_text_is_translated_by_a_teacher_and_trained_on(reproduced,
     out, teacher = tmp_path / "out", reproduced[0] / "resmlp_tiny" / "average2.pt"
     shutil.copytree(reproduced[0], out)
     limit = ("--max-len-b", "3")
-    run(SCRIPTS / "distill.sh", corpus, "--teacher", teacher, "--out", out, "--", *limit)
+    twice = run(SCRIPTS / "distill.sh", corpus, "--teacher", teacher, "--out", out, "--", "--nbest", "2", check=False)
+    assert "several translations of a sentence" in twice.stderr
+    shutil.rmtree(out / "distilled")
+    # The longest sentences are left out on both sides.
+    longest = sorted(len(line.split()) for line in lines_of(out / "pieces" / "train.en"))[-3]
+    skip = ("--max-source-positions", longest)
+    run(SCRIPTS / "distill.sh", corpus, "--teacher", teacher, "--out", out, "--", *limit, *skip)
     run(SCRIPTS / "train.sh", corpus, "--out", out / "distilled")
     assert (out / "distilled" / "resmlp_tiny" / "checkpoints" / "checkpoint_last.pt").exists()
-    assert lines_of(out / "distilled" / "pieces" / "train.en") == lines_of(out / "pieces" / "train.en")
+    kept = [line for line in lines_of(out / "pieces" / "train.en") if len(line.split()) < longest]
+    assert lines_of(out / "distilled" / "pieces" / "train.en") == kept
+    assert json.loads((out / "distilled" / "pieces" / "train.json").read_text())["distilled"]["pairs"] == len(kept)
     translated = lines_of(out / "distilled" / "pieces" / "train.de")
     assert 0 < max(len(line.split()) for line in translated) <= 3
     # What was learned from is its translation, line by line, and what is translated in validation is not touched.
     expected = run(
         *("fairseq-interactive", out / "data-bin", "--user-dir", ROOT / "fairseq_resmlp", "--path", teacher),
         *("--beam", "4", "--lenpen", "0.6", "--cpu", *limit),
-        stdin="\n".join(lines_of(out / "pieces" / "train.en")[:5]) + "\n",
+        stdin="\n".join(kept[:5]) + "\n",
     )
     assert re.findall(r"^H-\d+\t\S+\t(.*)$", expected.stdout, re.M) == translated[:5]
     for part in ("pieces/valid.de", "data-bin/dict.de.txt", "data-bin/valid.en-de.de.bin"):
@@ -377,8 +385,13 @@ def test_seeds_are_averaged_and_compared_seed_by_seed(tmp_path):
     for seed in (1, 2):
         made("short", seed, words=4)
         made("whole", seed, words=6)
+    made("short-1.5", 1, words=6)  # another row, and what is no run at all
+    (tmp_path / "short.1.bak").mkdir()
     rows = ("short=resmlp_tiny", "whole=resmlp_tiny --lr 1", "not-yet=resmlp_tiny")
-    done = run("python", SCRIPTS / "quality.py", tmp_path, "--rows", *rows, "--against", "short")
+    command = ("python", SCRIPTS / "quality.py", tmp_path, "--test", "test", "--rows", *rows, "--against")
+    wrong = run(*command, "shrot", check=False)
+    assert wrong.returncode == 2 and "--against shrot is none of the rows: short, whole, not-yet" in wrong.stderr
+    done = run(*command, "short")
     short, whole = json.loads((tmp_path / "results.json").read_text())["rows"]
     assert (whole["bleu"], whole["bleu_deviation"], whole["seconds"]) == (21.0, pytest.approx(50**0.5), 90.0)
     assert [run["p"] < 0.05 for run in whole["runs"]] == [True, True] and whole["runs"][0]["difference"] > 0

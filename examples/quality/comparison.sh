@@ -1,5 +1,5 @@
-# Seq2seq ResMLP and fairseq's Transformer of the same dimensions, each with its tuned learning rate. A table of
-# scripts/ablate.sh; docs/quality.md says what came of it.
+# Seq2seq ResMLP and fairseq's Transformer of the same dimensions. A table of scripts/ablate.sh; docs/quality.md says
+# what came of it.
 against=transformer
 transformer=(
     transformer --encoder-embed-dim 256 --encoder-ffn-embed-dim 1024 --encoder-layers 3 --encoder-attention-heads 4

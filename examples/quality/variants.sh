@@ -3,6 +3,10 @@
 against=linear
 short=(--max-update 3200)
 row linear resmlp_small "${short[@]}"
+row transformer-1e-3 transformer --encoder-embed-dim 256 --encoder-ffn-embed-dim 1024 --encoder-layers 3 \
+    --encoder-attention-heads 4 --decoder-embed-dim 256 --decoder-ffn-embed-dim 1024 --decoder-layers 3 \
+    --decoder-attention-heads 4 --optimizer adam --adam-betas '(0.9,0.98)' --lr-scheduler inverse_sqrt --lr 1e-3 \
+    "${short[@]}"
 row none resmlp_small --token-mixing none "${short[@]}"
 row heads-4 resmlp_small --mixing-heads 4 "${short[@]}"
 row toeplitz resmlp_small --token-mixing toeplitz "${short[@]}"
