@@ -361,7 +361,8 @@ def _register(arch: str, changes: Dict[str, object]) -> None:
     @register_model_architecture("resmlp", arch)
     def apply(args) -> None:
         for name, value in options.items():
-            setattr(args, name, getattr(args, name, value))
+            if getattr(args, name, None) is None:  # what is missing is None to the omegaconf of fairseq 0.12.2
+                setattr(args, name, value)
 
 
 for _arch, _changes in ARCHITECTURES.items():

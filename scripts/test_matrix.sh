@@ -8,7 +8,8 @@ set -uo pipefail
 [[ ${1-} == --help ]] && { sed -n '2,/^set/{/^set/d;s/^# \?//p}' "$0"; exit; }
 cd "$(dirname "$0")/.."
 tests=(tests/test_model.py tests/test_resmlp.py tests/test_mends.py tests/test_average.py tests/test_checkpoints.py
-    tests/test_lines.py tests/test_linear.py tests/test_criterion.py tests/test_fast.py)
+    tests/test_lines.py tests/test_linear.py tests/test_criterion.py
+    tests/test_distillation.py tests/test_fast.py)
 
 # What the README says of each Python: constraints.txt holds for 3.11 and later.
 install() {
