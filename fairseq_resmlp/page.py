@@ -20,6 +20,7 @@ import click
 from . import folder, view
 from .errors import InputError
 from .fast import EOS
+from .files import short_names
 from .search import Options
 from .translate import Translator
 
@@ -249,18 +250,6 @@ class Page:
             gr.on([button.click, text.submit], translate, text, shown, **search)
             examples.click(translate_example, examples, [text, *shown], **search)
         return blocks.queue(max_size=QUEUE, api_open=False, default_concurrency_limit=1)
-
-
-def short_names(paths: Sequence[str]) -> List[str]:
-    """The ends of the paths, as long as they must be to differ; InputError if a path is there twice."""
-    parts = [os.path.realpath(path).split(os.sep) for path in paths]
-    for path, own in zip(paths, parts):
-        if parts.count(own) > 1:
-            raise InputError(f"{path} is named twice: name each model once")
-    length = 1
-    while len({tuple(own[-length:]) for own in parts}) < len(parts):
-        length += 1
-    return ["/".join(own[-length:]) for own in parts]
 
 
 def serve(

@@ -80,10 +80,11 @@ def _legend(figure: Figure, title: Optional[str] = None) -> None:
         text.set_parse_math(False)  # a dollar in a name begins no formula
 
 
-def _plain_numbers(axis) -> None:
-    """1, 2, 5, 10 and so on along a logarithmic axis."""
-    axis.set_major_formatter(lambda x, _: f"{x:g}")
-    axis.set_minor_formatter(lambda x, _: f"{x:g}" if f"{x:.0e}"[0] in "25" else "")
+def _logarithmic(axes) -> None:
+    """A logarithmic axis of values, with 1, 2, 5, 10 and so on along it."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(lambda x, _: f"{x:g}")
+    axes.yaxis.set_minor_formatter(lambda x, _: f"{x:g}" if f"{x:.0e}"[0] in "25" else "")
 
 
 def files(figure: Figure) -> Dict[str, bytes]:
@@ -234,8 +235,7 @@ def training_curve(title: str, unit: str, of_runs: Dict[str, List[Line]], logari
             axes.plot(x, y, label=label, markersize=4, linewidth=1.2, **style)
     axes.set(xlabel="updates", ylabel=unit)
     if logarithmic:
-        axes.set_yscale("log")
-        _plain_numbers(axes.yaxis)
+        _logarithmic(axes)
     _legend(figure)
     return figure
 
@@ -248,8 +248,7 @@ def pruning(title: str, unit: str, lines: List[Line], logarithmic: bool) -> Figu
     axes.set(xlabel="weights removed", ylabel=unit, xlim=(-0.02, 1.02))
     axes.xaxis.set_major_formatter(PercentFormatter(1))
     if logarithmic:
-        axes.set_yscale("log")
-        _plain_numbers(axes.yaxis)
+        _logarithmic(axes)
     _legend(figure)
     return figure
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import List, Optional, Sequence, Tuple
 
 from .errors import InputError
+from .files import short_names
 from .model import ResMLPModel
 from .score import read_parallel
 
@@ -90,14 +91,10 @@ def find(path: str) -> RunFolder:
 
 
 def find_all(paths: Sequence[str]) -> List[RunFolder]:
-    """`find` each folder, under names of their own: as many of the last parts of the paths as that takes."""
+    """`find` each folder, under names of their own."""
     runs = [find(path) for path in paths]
-    parts = [os.path.abspath(path).split(os.sep) for path in paths]
-    if len({tuple(part) for part in parts}) < len(parts):
-        raise InputError("a run folder is named twice")
-    depth = next(n for n in range(1, 1 + max(map(len, parts))) if len({tuple(p[-n:]) for p in parts}) == len(parts))
-    for run, part in zip(runs, parts):
-        run.name = "/".join(part[-depth:])
+    for run, name in zip(runs, short_names(paths)):
+        run.name = name
     return runs
 
 

@@ -22,6 +22,7 @@ from fairseq_resmlp.cli import main
 from fairseq_resmlp.errors import InputError
 from fairseq_resmlp.export import export
 from fairseq_resmlp.fast import fold
+from fairseq_resmlp.files import short_names
 from fairseq_resmlp.search import Options
 from fairseq_resmlp.translate import Translator
 
@@ -195,7 +196,7 @@ def test_the_command_ends_by_an_interrupt_and_a_port_in_use_is_one_clear_line(co
     [
         (["."], "is not an exported model, it has no config.json"),
         ([str(STORED), "--host", "192.0.2.1"], "192.0.2.1:7860 cannot be had: Cannot assign requested address"),
-        ([str(STORED), f"{STORED}/../stored"], "is named twice: name each model once"),
+        ([str(STORED), f"{STORED}/../stored"], "is named twice: name each once"),
     ],
     ids=["no model", "address", "twice"],
 )
@@ -207,8 +208,8 @@ def test_what_cannot_be_served_is_one_clear_line(words, message, tmp_path, monke
 
 
 def test_models_of_one_name_are_told_apart():
-    assert page.short_names(["/a/model", "/a/other"]) == ["model", "other"]
-    assert page.short_names(["/a/model", "/b/model", "/b/x"]) == ["a/model", "b/model", "b/x"]
+    assert short_names(["/a/model", "/a/other"]) == ["model", "other"]
+    assert short_names(["/a/model", "/b/model", "/b/x"]) == ["a/model", "b/model", "b/x"]
 
 
 def test_the_plugin_loads_no_page_and_the_page_no_fairseq_and_without_gradio_the_remedy_is_named():

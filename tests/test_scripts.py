@@ -15,9 +15,12 @@ import tarfile
 import time
 
 import pytest
+import sacrebleu
 import torch
 from conftest import ROOT, run
 from mirror import mirror
+
+from fairseq_resmlp import ResMLPModel
 
 SCRIPTS = ROOT / "scripts"
 # 20 updates, with checkpoints after 10 and 20
@@ -397,6 +400,27 @@ def test_seeds_are_averaged_and_compared_seed_by_seed(tmp_path):
     assert [run["p"] < 0.05 for run in whole["runs"]] == [True, True] and whole["runs"][0]["difference"] > 0
     assert "difference" not in short["runs"][0]
     assert "| whole | `resmlp_tiny --lr 1` | 2 | 21.0 ± 7.1 | +" in done.stdout
+
+
+def test_bleu_is_told_by_the_length_of_the_source(tmp_path):
+    stored = ROOT / "tests" / "stored"
+    words = ["king", "dog", "old", "small", "the", "sees"]
+    for language in ("en", "de"):
+        lines = [" ".join((words * 2)[i % 6 : i % 6 + 2 + i % 5]) for i in range(120)]
+        (tmp_path / f"text.{language}").write_text("".join(f"{line}\n" for line in lines))
+    models = (f"one={stored / 'model.pt'}", f"other={stored / 'model.pt'}")
+    text = (f"short={tmp_path / 'text'}", f"joined={tmp_path / 'text'}*2")
+    command = ("python", SCRIPTS / "lengths.py", "--models", *models, "--data", stored, "--text", *text)
+    files = ("--spm", stored / "sentencepiece.bpe.model", "--out", tmp_path / "lengths.json")
+    run(*command, *files, "--edges", "3,4,9", "--longest", "8", "--lines", "30")
+    rows = json.loads((tmp_path / "lengths.json").read_text())["rows"]
+    # Of 48, 24 and 48 lines, and of 36 pairs of lines, at most 30 each.
+    expected = [("short", "1 to 3", 30), ("short", "4 to 4", 24), ("short", "5 to 8", 30), ("joined", "5 to 8", 30)]
+    assert [(row["text"], row["words"], row["lines"]) for row in rows] == expected
+    assert all(row["bleu"]["one"] == row["bleu"]["other"] for row in rows)
+    sources, references = ([x for x in lines_of(tmp_path / f"text.{y}") if len(x.split()) == 4] for y in ("en", "de"))
+    translations = ResMLPModel.from_pretrained(stored).translate(sources, beam=4)
+    assert rows[1]["bleu"]["one"] == pytest.approx(sacrebleu.corpus_bleu(translations, [references]).score)
 
 
 # What lies in the folder at the moment of the kill, stage after stage
