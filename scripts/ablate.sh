@@ -3,8 +3,9 @@
 #
 #   scripts/ablate.sh CORPUS TABLE [--seeds LIST] [--jobs N] [--from DIR] [--out DIR] [-- OPTION...]
 #
-#   TABLE          a file such as examples/quality/variants.sh: it calls row NAME ARCH OPTION... once a row, and may
-#                  set `against` to the name of the row that the others are compared with
+#   TABLE          a file such as examples/quality/comparison.sh: it calls row NAME ARCH OPTION... once a row, or
+#                  taught NAMES NAME ARCH OPTION... for a row that is trained on what the models of the rows NAMES, such
+#                  as big,small, translate together; it may set `against` to the row that the others are compared with
 #   --seeds LIST   such as 1,2,3 (default: 1)
 #   --jobs N       trainings at a time, each on its share of the cores (default: 1)
 #   --from, --out  as for prepare.sh
@@ -26,21 +27,38 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > jobs ? cores / jobs : 1))}
 
 mkdir -p "$results"
 rm -f "$results/failed"
-train_and_evaluate() {
-    local name=${results#"$out/"}/$1 arch=$2
-    shift 2
-    if ! { "$root/scripts/train.sh" "$corpus_argument" "$arch" --name "$name" --out "$out" -- "$@" &&
-        "$root/scripts/evaluate.sh" "$corpus_argument" "$arch" --name "$name" --out "$out"; } > "$out/$name.log" 2>&1; then
-        echo "$name failed: $(grep -h error: "$out/$name.log" | tail -n 1) ($out/$name.log)" | tee -a "$results/failed"
-    fi
-}
-row() {
-    [ $# -ge 2 ] || fail "$table: row ${1:-} needs a name and an architecture"
-    [[ $1 =~ ^[[:alnum:]_-]+$ ]] || fail "$table: the name of row $1 is not of letters, digits, - and _"
-    rows+=("$1=$(printf '%q ' "${@:2}" "${options[@]}")")
+# begin NAME COMMAND...: COMMAND as soon as a place is free, its output to a log
+begin() {
+    local name=${results#"$out/"}/$1
+    shift
     while [ "$(jobs -pr | wc -l)" -ge "$jobs" ]; do wait -n || true; done
-    step "$(basename "$results")/$1.$seed"
-    train_and_evaluate "$1.$seed" "${@:2}" --seed "$seed" "${options[@]}" &
+    step "$name"
+    "$@" > "$out/$name.log" 2>&1 ||
+        echo "$name failed: $(grep -h error: "$out/$name.log" | tail -n 1) ($out/$name.log)" | tee -a "$results/failed" &
+}
+# train_and_evaluate NAME DATA ARCH OPTION...
+train_and_evaluate() {
+    local where=("$corpus_argument" "$3" --name "${results#"$out/"}/$1" --out "$out") data=$2
+    shift 3
+    "$root/scripts/train.sh" "${where[@]}" --data "$data" -- "$@" && "$root/scripts/evaluate.sh" "${where[@]}"
+}
+row() { taught '' "$@"; }
+taught() {
+    [ $# -ge 3 ] || fail "$table: row ${2:-} needs a name and an architecture"
+    [[ $2 =~ ^[[:alnum:]_-]+$ ]] || fail "$table: the name of row $2 is not of letters, digits, - and _"
+    local data=$out teachers=() name
+    if [ -n "$1" ]; then
+        data=$results/by-${1//,/-}.$seed
+        wait # for the teachers
+        for name in ${1//,/ }; do teachers+=("$(printf '%s\n' "$results/$name.$seed"/average*.pt | sort -V | tail -n 1)"); done
+        begin "$(basename "$data")" "$root/scripts/distill.sh" "$corpus_argument" --out "$out" --into "$data" \
+            --teacher "$(IFS=:; echo "${teachers[*]}")"
+        wait
+    fi
+    local command
+    command=$(printf '%q ' "${@:3}" "${options[@]}")
+    rows+=("$2=${command% }${1:+, taught by $1}")
+    begin "$2.$seed" train_and_evaluate "$2.$seed" "$data" "${@:3}" --seed "$seed" "${options[@]}"
 }
 against=''
 # What was begun does not go on without this script: each training is a process group of its own.

@@ -60,7 +60,7 @@ same_settings() {
         "remove the folder, or remove that file to go on all the same. The settings now: $2"
 }
 
-corpus='' arch='' name='' from='' mirror='' out='' against='' teacher='' into='' table='' seeds='' jobs='' options=()
+corpus='' arch='' name='' from='' mirror='' out='' data='' against='' teacher='' into='' table='' seeds='' jobs='' options=()
 while [ $# -gt 0 ]; do
     case $1 in
         -h | --help) usage ;;

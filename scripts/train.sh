@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Train by the paper's recipe, with the settings of the corpus.
 #
-#   scripts/train.sh CORPUS [ARCH] [--name NAME] [--out DIR] [-- OPTION...]
+#   scripts/train.sh CORPUS [ARCH] [--name NAME] [--out DIR] [--data DIR] [-- OPTION...]
 #
 #   ARCH          an architecture of the plugin or of fairseq (default: the corpus' own)
 #   --name NAME   checkpoints are in DIR/NAME/checkpoints (default: ARCH)
 #   --out DIR     where prepare.sh wrote (default: runs/CORPUS)
+#   --data DIR    train on the text there, where distill.sh wrote, rather than on that of --out
 #   OPTION...     more options for fairseq-train, such as -- --lr 0.1
 #
 # It uses all GPUs of the machine, or its CPU. An update takes as many tokens whatever the number of devices. Several
@@ -14,9 +15,9 @@
 #   torchrun --nproc-per-node 2 --no-python scripts/train.sh CORPUS ARCH
 #
 # Run again, it goes on from its last checkpoint. Several machines need DIR on a file system that they share.
-accepts='--name --out --'
+accepts='--name --out --data --'
 . "$(dirname "$0")/common.sh"
-[ -e "$out/data-bin" ] || fail "$out/data-bin is not there: run scripts/prepare.sh $corpus first"
+[ -e "${data:=$out}/data-bin" ] || fail "$data/data-bin is not there: run scripts/prepare.sh $corpus first"
 
 gpus=$(python -c 'import torch; print(torch.cuda.device_count())')
 devices=${WORLD_SIZE:-$((gpus > 0 ? gpus : 1))}
@@ -51,11 +52,13 @@ if [ "${RANK:-0}" = 0 ]; then
     log=$model/train.log
     no_one_else_in "$model"
     # One model is never trained by two recipes. It can be trained for longer: updates are not among these.
-    same_settings "$model/settings" "$(declare -p dropout lr warmup_updates criterion devices max_tokens update_freq options)"
+    settings=$(declare -p dropout lr warmup_updates criterion devices max_tokens update_freq options)
+    [ "$data" = "$out" ] || settings+=" data: $(sha256sum < "$data/data-bin/train.$source-$target.$target.bin")"
+    same_settings "$model/settings" "$settings"
     step "$corpus, ${name:-$arch}: $updates updates of $batch_tokens tokens, on $devices $([ "$gpus" = 0 ] && echo CPU || echo GPU)" \
         "process(es) with $max_tokens tokens and --update-freq $update_freq"
 fi
-run fairseq-train "$out/data-bin" --user-dir "$plugin" --arch "$arch" --share-all-embeddings --dropout "$dropout" \
+run fairseq-train "$data/data-bin" --user-dir "$plugin" --arch "$arch" --share-all-embeddings --dropout "$dropout" \
     --optimizer adagrad --lr "$lr" --lr-scheduler fixed --warmup-updates "$warmup_updates" --clip-norm 1.0 \
     --criterion "$criterion" --label-smoothing 0.1 \
     --max-tokens "$max_tokens" --update-freq "$update_freq" --max-update "$updates" --seed 1 \

@@ -321,6 +321,7 @@ def test_a_table_is_trained_row_by_row_and_put_side_by_side(reproduced, corpus, 
     shutil.copytree(reproduced[0], out)
     table = tmp_path / "mixing.sh"
     rows = "against=linear\nrow linear resmlp_tiny\nrow none resmlp_tiny --token-mixing none\n"
+    rows += "taught linear,none pupil resmlp_tiny\n"
     table.write_text(rows + "row wrong resmlp_tiny --token-mixing all\n")
     command = [SCRIPTS / "ablate.sh", corpus, table, "--jobs", "2", "--seeds", "7", "--out", out]
     done = run(*command, "--", "--max-update", "10", check=False)
@@ -328,13 +329,18 @@ def test_a_table_is_trained_row_by_row_and_put_side_by_side(reproduced, corpus, 
     table.write_text(rows)
     before = {path: path.stat().st_mtime_ns for path in out.glob("mixing/*/*.pt")}
     done = run(*command, "--", "--max-update", "10")
-    assert len(before) == 2 and {path: path.stat().st_mtime_ns for path in before} == before
-    linear, none = json.loads((out / "mixing" / "results.json").read_text())["rows"]
+    assert len(before) == 3 and {path: path.stat().st_mtime_ns for path in before} == before
+    linear, none, pupil = json.loads((out / "mixing" / "results.json").read_text())["rows"]
     assert none["command"] == "resmlp_tiny --token-mixing none --max-update 10"
     assert [run["seed"] for run in none["runs"]] == [7] and none["runs"][0]["updates"] == 10
     assert none["bleu"] - linear["bleu"] == pytest.approx(none["runs"][0]["difference"])
     assert none["parameters"] < linear["parameters"] and none["valid_perplexity"] > 1
     assert "| none | `resmlp_tiny --token-mixing none --max-update 10` | 1 |" in done.stdout
+    assert pupil["command"] == "resmlp_tiny --max-update 10, taught by linear,none"
+    # The pupil learned from what its teachers translate, which is not the reference.
+    taught = out / "mixing" / "by-linear-none.7" / "pieces" / "train.de"
+    assert len(lines_of(taught)) == len(lines_of(out / "pieces" / "train.de"))
+    assert str(taught.parent.parent / "data-bin") in (out / "mixing" / "pupil.7.log").read_text()
 
 
 @pytest.mark.slow
