@@ -10,7 +10,7 @@ that a layer writes, columns j those that it reads; both count from 0, and L is 
 """
 
 from dataclasses import dataclass
-from typing import Dict, List, NamedTuple, Optional
+from typing import Dict, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 import torch
@@ -60,6 +60,14 @@ def mixings(model: nn.Module) -> List[Mixing]:
             for head, A in enumerate(matrices, 1):
                 found.append(Mixing(stack, number, head, len(matrices), stack == "decoder", A))
     return found
+
+
+def by_layer(found: List[Mixing]) -> Dict[Tuple[str, int], List[Mixing]]:
+    """The mixing matrices of each layer, one a head, by stack and layer."""
+    layers: Dict[Tuple[str, int], List[Mixing]] = {}
+    for mixing in found:
+        layers.setdefault((mixing.stack, mixing.layer), []).append(mixing)
+    return layers
 
 
 def _matrices(mixing: nn.Module, N: int) -> np.ndarray:
@@ -152,11 +160,11 @@ class LayerSparsity(NamedTuple):
 
 def sparsities(model: nn.Module) -> List[LayerSparsity]:
     """Figures 3 and B.2 for each layer, encoder first; the A of several heads count as their mean."""
-    matrices = mixings(model)
+    layers = by_layer(mixings(model))
     found = []
     for stack in ("encoder", "decoder"):
         for number, layer in enumerate(getattr(model, stack).layers, 1):
-            own = [m for m in matrices if (m.stack, m.layer) == (stack, number)]
+            own = layers.get((stack, number), [])
             shares = [
                 float(np.mean([sparsity(A, m.causal) for m, A in zip(own, which)])) if own else None
                 for which in ([m.visited for m in own], [m.A for m in own])

@@ -90,10 +90,8 @@ class Model:
             for head, A in enumerate(heads, 1)
             if A.any()
         ]
-        return {
-            mixing.name: pictures.files(pictures.interaction_map(mixing, abs(mixing.A).max()))["svg"]
-            for mixing in mixings
-        }
+        names = {f"{stack} layer {layer}": heads for (stack, layer), heads in analysis.by_layer(mixings).items()}
+        return {name: pictures.files(pictures.interaction_map(name, heads))["svg"] for name, heads in names.items()}
 
     def translate(self, lines: Sequence[str], watch: Callable[[List[str]], None]) -> Tuple[List[view.Found], str]:
         """Translate lines together.

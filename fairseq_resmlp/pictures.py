@@ -7,6 +7,7 @@ import functools
 import io
 import itertools
 import logging
+import math
 import re
 from typing import Dict, List, Optional, Sequence, Tuple
 
@@ -44,6 +45,7 @@ Line = Tuple[str, Sequence[float], Sequence[float]]
 
 def _figure(title: str):
     figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
+    figure.set_label(title)
     axes = figure.add_subplot()
     axes.set_title(title, wrap=True)
     return figure, axes
@@ -110,20 +112,33 @@ def styled(draw):
 
 
 @styled
-def interaction_map(mixing: Mixing, largest: float) -> Figure:
-    """A as a heatmap, over what training visited; `largest` is the magnitude at both ends of the colours."""
-    A, L = mixing.visited, mixing.L
-    figure, axes = _figure(f"A of {mixing.name}")
+def interaction_map(layer: str, heads: List[Mixing]) -> Figure:
+    """A of a layer as a heatmap, over what training visited; of several heads, small ones in the same colours."""
+    L = max(mixing.L for mixing in heads)
+    matrices = [mixing.A[:L, :L] for mixing in heads]
+    largest = max(np.abs(A).max() for A in matrices) or 1.0
+    columns = math.ceil(math.sqrt(len(heads)))
+    lines = -(-len(heads) // columns)
+    title = f"A of {layer}" + (", each head" if len(heads) > 1 else "")
+    figure = Figure(figsize=(WIDTH, HEIGHT * (1 + lines / columns) / 2), layout="constrained")
+    figure.set_label(title)
+    figure.suptitle(title, fontsize=STYLE["axes.titlesize"])
+    grid = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True)
     edges = (0.5, L + 0.5)
-    image = axes.imshow(A, cmap="PuOr", vmin=-largest, vmax=largest, extent=(*edges, *edges[::-1]))
-    axes.grid(False)
-    i, j = np.nonzero(-SMALL * largest > A)
-    size = 0.6 * 72 * 2.9 / L  # points, most of a cell
-    axes.scatter(j + 1, i + 1, size**2, "k", marker="_", linewidths=size / 6, rasterized=True)
-    axes.set(xlabel="position j that is read (pieces)", ylabel="position i that is written (pieces)")
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(MaxNLocator(8, integer=True))
-    figure.colorbar(image, label=f"weight A[i, j]   (− : below −{SMALL:.0%} of the largest)", shrink=0.85)
+    for axes, A in itertools.zip_longest(grid.flat, matrices):
+        if A is None:
+            axes.set_visible(False)
+            continue
+        image = axes.imshow(A, cmap="PuOr", vmin=-largest, vmax=largest, extent=(*edges, *edges[::-1]))
+        axes.grid(False)
+        i, j = np.nonzero(-SMALL * largest > A)
+        size = 0.6 * 72 * 2.9 / L / columns  # points, most of a cell
+        axes.scatter(j + 1, i + 1, size**2, "k", marker="_", linewidths=size / 6, rasterized=True)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(MaxNLocator(8 if columns == 1 else 2, integer=True))
+    figure.supxlabel("position j that is read (pieces)", fontsize=STYLE["font.size"])
+    figure.supylabel("position i that is written (pieces)", fontsize=STYLE["font.size"])
+    figure.colorbar(image, ax=grid, label=f"weight A[i, j]   (− : below −{SMALL:.0%} of the largest)", shrink=0.85)
     return figure
 
 
@@ -153,6 +168,25 @@ def offsets(mixing: Mixing, found: Offsets, share: float) -> Figure:
     axes.set(xlabel="offset j − i (pieces; left is earlier text)", ylabel="weight A[i, j]")
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     _legend(figure)
+    return figure
+
+
+@styled
+def offsets_of_heads(layer: str, found: List[Offsets]) -> Figure:
+    """The mean weight by offset of every head of a layer, a row a head; all have the same offsets."""
+    figure, axes = _figure(f"Mean weight by offset, {layer}")
+    means = np.array([head.mean for head in found])
+    first, last = found[0].offset[[0, -1]]
+    largest = np.abs(means).max() or 1.0
+    edges = (first - 0.5, last + 0.5, len(found) + 0.5, 0.5)
+    image = axes.imshow(means, cmap="PuOr", vmin=-largest, vmax=largest, extent=edges, aspect="auto")
+    axes.grid(False)
+    i, j = np.nonzero(-SMALL * largest > means)
+    axes.scatter(j + first, i + 1, 4, "k", marker="_", linewidths=0.5, rasterized=True)
+    axes.set(xlabel="offset j − i (pieces; left is earlier text)", ylabel="head")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(8, integer=True))
+    figure.colorbar(image, label=f"weight   (− : below −{SMALL:.0%} of the largest)", shrink=0.85)
     return figure
 
 

@@ -33,7 +33,7 @@ ABOUT = {
         longest sentence of training: A starts at zero, and beyond that length it is exactly zero still. What lies near
         that length was taught by a few sentences alone. A convolution would have one weight an offset; how much of the
         energy of A, the sum of its squares, such weights explain is given over all that was visited and for the first
-        n positions.""",
+        n positions. Where a layer has several heads, its figures are means over them.""",
     "sparsity": """
         The share of entries smaller in magnitude than 5% of the largest of their matrix, as in Figures 3 and B.2 of the
         paper. Of A, once over the positions that training visited, once over all N x N, most of which it never saw; of
@@ -165,7 +165,7 @@ def _plain(value: Any) -> Any:
 
 
 def _picture(run: Optional[RunFolder], name: str, figure, numbers: Dict[str, Any]) -> Picture:
-    title = figure.axes[0].get_title().replace("\n", " ")
+    title = figure.get_label().replace("\n", " ")
     name = re.sub(r"[^\w.-]+", "-", f"{run.name}.{name}" if run else name)
     width = round(96 * figure.get_size_inches()[0])
     return Picture(name, title, numbers=_json({"title": title, **numbers}), width=width, **pictures.files(figure))
@@ -208,29 +208,35 @@ def _maps(run: RunFolder, model, median: Dict[str, int]) -> Section:
         section.missing.append("the layers of this model mix tokens without a matrix A (--token-mixing)")
         return section
     section.about = ABOUT["maps"]
-    rows = []
-    for mixing in found:
-        A, stack = mixing.visited, mixing.stack
-        largest = max(np.abs(m.A).max() for m in found if (m.stack, m.layer) == (stack, mixing.layer)) or 1.0
-        offsets, share = analysis.by_offset(A, mixing.causal), analysis.convolution_share(A)
-        parts = {f"all {mixing.L} visited, of N = {len(mixing.A)}": A}
+    rows, shares = [], {"encoder": [], "decoder": []}
+    for (stack, number), heads in analysis.by_layer(found).items():
+        layer = f"{stack} layer {number}"
+        L, N = max(mixing.L for mixing in heads), len(heads[0].A)
+        A = np.array([mixing.A[:L, :L] for mixing in heads])
+        offsets = [analysis.by_offset(one, stack == "decoder") for one in A]
+        shares[stack].append((layer, range(2, L + 1), np.mean([analysis.convolution_by_length(one) for one in A], 0)))
+        parts = {f"all {L} visited, of N = {N}": L}
         if stack in median:
-            parts[f"first {median[stack]}, the median sentence"] = A[: median[stack], : median[stack]]
-        for positions, part in parts.items():
-            distance = f"{analysis.mean_distance(part):.1f}"
-            shares = (analysis.convolution_share(part), *analysis.directions(part).values())
-            explained, *energy = map(_percent, shares)
-            rows.append([mixing.name, positions, explained, distance, *energy])
-        key = mixing.name
-        section.pictures += [
-            _picture(run, f"map.{key}", pictures.interaction_map(mixing, largest), {"A": A, "causal": mixing.causal}),
-            _picture(run, f"rows.{key}", pictures.rows(mixing), {"positions": pictures.POSITIONS, "A": A}),
-            _picture(run, f"offsets.{key}", pictures.offsets(mixing, offsets, share), offsets._asdict()),
-        ]
-    for stack in ("encoder", "decoder"):
-        lines = [
-            (m.name, range(2, m.L + 1), analysis.convolution_by_length(m.visited)) for m in found if m.stack == stack
-        ]
+            parts[f"first {median[stack]}, the median sentence"] = median[stack]
+        for positions, n in parts.items():
+            of_heads = [
+                (analysis.convolution_share(one), analysis.mean_distance(one), *analysis.directions(one).values())
+                for one in A[:, :n, :n]
+            ]
+            explained, distance, *energy = np.mean(of_heads, 0)
+            rows.append([layer, positions, _percent(explained), f"{distance:.1f}", *map(_percent, energy)])
+        drawn = {"A": A[0] if len(heads) == 1 else A, "causal": stack == "decoder"}
+        section.pictures.append(_picture(run, f"map.{layer}", pictures.interaction_map(layer, heads), drawn))
+        if len(heads) == 1:
+            share = analysis.convolution_share(A[0])
+            section.pictures += [
+                _picture(run, f"rows.{layer}", pictures.rows(heads[0]), {"positions": pictures.POSITIONS, "A": A[0]}),
+                _picture(run, f"offsets.{layer}", pictures.offsets(heads[0], offsets[0], share), offsets[0]._asdict()),
+            ]
+        else:
+            every = {"heads": [head._asdict() for head in offsets]}
+            section.pictures.append(_picture(run, f"offsets.{layer}", pictures.offsets_of_heads(layer, offsets), every))
+    for stack, lines in shares.items():
         figure = pictures.convolution(stack, lines, median.get(stack))
         numbers = {"lines": [dict(zip(("layer", "n", "share"), line)) for line in lines], "median": median.get(stack)}
         section.pictures.append(_picture(run, f"convolution.{stack}", figure, numbers))

@@ -22,7 +22,7 @@ from fairseq_resmlp import analysis, pictures, report
 from fairseq_resmlp.cli import main
 from fairseq_resmlp.errors import InputError
 from fairseq_resmlp.held_out import LIMIT, HeldOut
-from fairseq_resmlp.run_folder import find
+from fairseq_resmlp.run_folder import RunFolder, find
 
 STORED = ROOT / "tests" / "stored"
 HOSTILE = "<script>document.title = 'taken over'</script><img src=x onerror=\"document.title = 'taken over'\">"
@@ -298,12 +298,35 @@ def test_lines_differ_by_more_than_their_colours(figures):
 
 
 def test_maps_mark_what_is_negative_and_have_one_scale_a_layer():
-    mixing = analysis.Mixing("encoder", 1, 1, 1, False, np.pad([[1.0, -0.04], [-0.5, 0.0]], (0, 3)))
-    figure = pictures.interaction_map(mixing, 2.0)
-    (image,), (marks,) = figure.axes[0].images, figure.axes[0].collections
-    assert (image.norm.vmin, image.norm.vmax) == (-2, 2)
-    assert marks.get_offsets().tolist() == [[1, 2]]  # column, row; from 1
-    assert image.get_array().shape == (2, 2)
+    mixing = analysis.Mixing("encoder", 1, 1, 2, False, np.pad([[1.0, -0.04], [-0.5, 0.0]], (0, 3)))
+    other = analysis.Mixing("encoder", 1, 2, 2, False, np.pad([[0.2, 0.0], [0.0, -2.0]], (0, 3)))
+    for heads, largest, marked in (([mixing], 1, [[[1, 2]]]), ([mixing, other], 2, [[[1, 2]], [[2, 2]]])):
+        maps = pictures.interaction_map("encoder layer 1", heads).axes[: len(heads)]
+        for axes, where in zip(maps, marked):
+            (image,), (marks,) = axes.images, axes.collections
+            assert (image.norm.vmin, image.norm.vmax) == (-largest, largest)
+            assert marks.get_offsets().tolist() == where  # column, row; from 1
+            assert image.get_array().shape == (2, 2)
+
+
+def test_heads_stand_in_one_picture_a_layer_by_offset_and_in_one_row_of_the_table():
+    model = make_model(token_mixing="toeplitz", mixing_heads=4)
+    run_folder = RunFolder("run", "run", None, None, None, None, [], [], [])
+    section = report._maps(run_folder, model, {})
+    layers = [f"{stack} layer {layer}" for stack in ("encoder", "decoder") for layer in (1, 2)]
+    titles = [picture.title for picture in section.pictures]
+    for layer in layers:
+        assert titles.count(f"A of {layer}, each head") == titles.count(f"Mean weight by offset, {layer}") == 1
+    rows = section.tables[0].rows
+    assert [row[0] for row in rows] == layers and {row[2] for row in rows} == {"100%"}  # one weight an offset
+    offsets = next(p for p in section.pictures if p.name == "run.offsets.decoder-layer-2")
+    heads = json.loads(offsets.numbers)["heads"]
+    a = model.decoder.layers[1].mixing.a.detach().double().numpy()
+    for head, weights in zip(heads, a):
+        assert head["offset"] == list(range(1 - len(weights), 1))
+        assert head["mean"] == pytest.approx(weights[::-1], rel=1e-4)
+    figure = pictures.offsets_of_heads("decoder layer 2", [analysis.Offsets(*map(np.array, h.values())) for h in heads])
+    np.testing.assert_allclose(figure.axes[0].images[0].get_array(), a[:, ::-1], rtol=1e-4)
 
 
 def test_perplexity_is_that_of_each_sentence_alone(made):
