@@ -253,7 +253,7 @@ def measure_loading(settings: Settings, notes: List[str]) -> List[Row]:
     if not os.path.isdir(settings.data):
         notes.append(f"no row of data loading: no data in {settings.data} (scripts/prepare.sh multi30k.en-de)")
         return []
-    what = "fairseq-train with loading and logging, resmlp_small"
+    what = "fairseq-train with loading and logging, resmlp_small_linear"
     tell(what)
     updates = LOADING_INTERVALS * LOADING_INTERVAL
     words = systems.real_training(settings.data, settings, updates, LOADING_INTERVAL)

@@ -101,8 +101,19 @@ class ResMLPConfig(FairseqDataclass):
     )
 
 
+_SMALL: Dict[str, object] = {
+    "encoder_embed_dim": 256,
+    "encoder_ffn_embed_dim": 1024,
+    "encoder_layers": 3,
+    "decoder_embed_dim": 256,
+    "decoder_ffn_embed_dim": 1024,
+    "decoder_layers": 3,
+    "decoder_attention_heads": 4,
+}
+
 # What each named architecture changes in ResMLPConfig. The paper gives d 512, hidden 2048, 6 or 12
-# layers, dropout 0.15 (En-De) and 0.1 (En-Fr); docs/model.md says where the rest comes from.
+# layers, dropout 0.15 (En-De) and 0.1 (En-Fr); docs/model.md says where the rest comes from, and
+# docs/quality.md why the small one has another token mixing.
 ARCHITECTURES: Dict[str, Dict[str, object]] = {
     "resmlp_base": {},
     "resmlp_base_12": {"encoder_layers": 12, "decoder_layers": 12},
@@ -116,15 +127,8 @@ ARCHITECTURES: Dict[str, Dict[str, object]] = {
         "decoder_attention_heads": 4,
         "dropout": 0.3,
     },
-    "resmlp_small": {
-        "encoder_embed_dim": 256,
-        "encoder_ffn_embed_dim": 1024,
-        "encoder_layers": 3,
-        "decoder_embed_dim": 256,
-        "decoder_ffn_embed_dim": 1024,
-        "decoder_layers": 3,
-        "decoder_attention_heads": 4,
-    },
+    "resmlp_small": {**_SMALL, "token_mixing": "toeplitz", "mixing_heads": 16},
+    "resmlp_small_linear": _SMALL,
     "resmlp_tiny": {
         "encoder_embed_dim": 128,
         "encoder_ffn_embed_dim": 512,
@@ -360,7 +364,10 @@ def _register(arch: str, changes: Dict[str, object]) -> None:
 
     @register_model_architecture("resmlp", arch)
     def apply(args) -> None:
-        for name, value in options.items():
+        # An architecture's heads are those of its own token mixing: with another one, chosen by hand or by a checkpoint
+        # from before there were heads, it is one matrix.
+        own = getattr(args, "token_mixing", None) in (None, options["token_mixing"])
+        for name, value in (options if own else {**options, "mixing_heads": ResMLPConfig.mixing_heads}).items():
             if getattr(args, name, None) is None:  # what is missing is None to the omegaconf of fairseq 0.12.2
                 setattr(args, name, value)
 

@@ -265,8 +265,8 @@ def resmlp_search(settings: Settings, length: int, kind: str) -> Search:
 
 
 def real_training(data: str, settings: Settings, updates: int, log_interval: int) -> List[str]:
-    """Options of a short training on `data` of `resmlp_small`, for fairseq-train."""
-    words = [data, "--user-dir", os.path.dirname(os.path.abspath(__file__)), "--arch", "resmlp_small"]
+    """Options of a short training on `data` of `resmlp_small_linear`, for fairseq-train."""
+    words = [data, "--user-dir", os.path.dirname(os.path.abspath(__file__)), "--arch", "resmlp_small_linear"]
     words += ["--share-all-embeddings", "--optimizer", "adagrad", "--lr", "0.05", "--lr-scheduler", "fixed"]
     criterion = OWN_CRITERION if settings.device == "cpu" else FAIRSEQ_CRITERION  # as scripts/train.sh
     words += ["--warmup-updates", "500", "--clip-norm", "1.0", "--criterion", criterion]

@@ -74,6 +74,28 @@ def test_an_option_given_by_the_user_wins_over_the_architecture():
     assert (options.encoder_layers, options.decoder_layers) == (2, 12)
 
 
+@pytest.mark.parametrize(
+    "given, heads",
+    [
+        ({}, 16),
+        ({"token_mixing": "toeplitz"}, 16),
+        ({"token_mixing": "linear"}, 1),  # as in checkpoints from before there were heads
+        ({"token_mixing": "none"}, 1),
+        ({"token_mixing": "linear", "mixing_heads": 4}, 4),
+    ],
+    ids=str,
+)
+def test_the_heads_of_an_architecture_are_those_of_its_own_token_mixing(given, heads):
+    options = type("Options", (), given)()
+    ARCH_CONFIG_REGISTRY["resmlp_small"](options)
+    assert (options.token_mixing, options.mixing_heads) == (given.get("token_mixing", "toeplitz"), heads)
+    paper = type("Options", (), {})()
+    ARCH_CONFIG_REGISTRY["resmlp_small_linear"](paper)
+    assert (paper.token_mixing, paper.mixing_heads) == ("linear", 1)
+    mixing = {"token_mixing": None, "mixing_heads": None}
+    assert {**vars(paper), **mixing} == {**vars(options), **mixing}  # they differ in nothing else
+
+
 def test_tied_embeddings_are_one_parameter():
     model = ResMLPModel.build_model(ResMLPConfig(share_all_embeddings=True), make_task())
     assert model.encoder.embed_tokens.weight is model.decoder.embed_tokens.weight

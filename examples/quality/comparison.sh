@@ -7,4 +7,5 @@ transformer=(
     --optimizer adam --adam-betas '(0.9,0.98)' --lr-scheduler inverse_sqrt
 )
 row transformer "${transformer[@]}" --lr 1e-3
-row linear resmlp_small
+row linear resmlp_small_linear
+row toeplitz-16 resmlp_small
