@@ -55,10 +55,10 @@ taught() {
             --teacher "$(IFS=:; echo "${teachers[*]}")"
         wait
     fi
-    local command
-    command=$(printf '%q ' "${@:3}" "${options[@]}")
-    rows+=("$2=${command% }${1:+, taught by $1}")
-    begin "$2.$seed" train_and_evaluate "$2.$seed" "$data" "${@:3}" --seed "$seed" "${options[@]}"
+    local command="$3${1:+ --data ${data%."$seed"}.SEED}" of_row=("${@:4}" "${options[@]}")
+    [ ${#of_row[@]} = 0 ] || command+=" --$(printf ' %q' "${of_row[@]}")"
+    rows+=("$2=$command")
+    begin "$2.$seed" train_and_evaluate "$2.$seed" "$data" "$3" --seed "$seed" "${of_row[@]}"
 }
 against=''
 # What was begun does not go on without this script: each training is a process group of its own.

@@ -14,7 +14,7 @@ import re
 from pathlib import Path
 from statistics import mean, stdev
 
-from results import quality_table
+from results import commands_of, quality_table
 
 from fairseq_resmlp.score import compare, surroundings
 
@@ -46,6 +46,7 @@ def main() -> None:
     text = json.dumps(results, ensure_ascii=False, indent=1) + "\n"
     (args.folder / "results.json").write_text(text, encoding="utf-8")
     print(quality_table(results))
+    print(commands_of(results))
 
 
 def read_row(folder: Path, name: str, command: str, test: str) -> dict:

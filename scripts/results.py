@@ -12,6 +12,8 @@ A block between two comments of a Markdown file is made anew from the files that
     <!-- breakdown FILE -->        table of where the time goes, of fairseq-resmlp bench
     <!-- measured FILE -->         table of one part of measure_alternatives.py
     <!-- quality FILE -->          table of ablate.sh
+    <!-- commands FILE -->         how the rows of that table were trained
+    <!-- lengths FILE -->          table of lengths.py
     <!-- report FILE -->           table of fairseq-resmlp report
     <!-- text FILE -->             the file itself
     <!-- end -->
@@ -169,18 +171,42 @@ def quality_table(found) -> str:
             compared = f"{mean:+.1f} (p {probabilities})"
         rows.append(
             [
-                *(row["name"], f"`{row['command']}`", len(row["runs"]), spread(row, "bleu"), compared),
+                *(row["name"], len(row["runs"]), spread(row, "bleu"), compared),
                 *(spread(row, "chrf"), spread(row, "valid_perplexity", 2)),
                 *(f"{row['parameters'] / 1e6:.2f}M", f"{row['seconds']:,.0f}"),
             ]
         )
-    head = ["", "`scripts/train.sh` with", "seeds", "sacreBLEU", f"against {against}", "chrF2", "valid perplexity"]
-    head += ["parameters", "seconds of training"]
+    head = ["", "seeds", "sacreBLEU", f"against {against}", "chrF2", "valid perplexity", "parameters"]
+    head += ["seconds of training"]
     if not against:
-        rows, head = ([cell for i, cell in enumerate(row) if i != 4] for row in rows), head[:4] + head[5:]
+        rows, head = ([cell for i, cell in enumerate(row) if i != 3] for row in rows), head[:3] + head[4:]
     run, machine = found["rows"][0]["runs"][0], found["machine"]
     about = f"{run['corpus']}, {run['test']}, `{run['signature']}`, {machine['gpu'] or machine['cpu']}"
     return table(head, rows) + f"\n{about}, torch {found['versions']['torch']}, {found['date'][:10]}\n"
+
+
+def commands(files) -> str:
+    return commands_of(json.loads(files[0].read_text(encoding="utf-8")))
+
+
+def commands_of(found) -> str:
+    """What scripts/train.sh is given for each row of a table of ablate.sh, without the seed."""
+    corpus = found["rows"][0]["runs"][0]["corpus"]
+    lines = [f"scripts/train.sh {corpus} {row['command']}  # {row['name']}" for row in found["rows"]]
+    return "```bash\n" + "\n".join(lines) + "\n```\n"
+
+
+def lengths(files) -> str:
+    found = json.loads(files[0].read_text(encoding="utf-8"))
+    first, *others = found["rows"][0]["bleu"]
+    rows = [
+        [row["text"], row["words"], row["lines"], f"{row['bleu'][first]:.1f}"]
+        + [f"{row['bleu'][name]:.1f} ({row['bleu'][name] - row['bleu'][first]:+.1f})" for name in others]
+        for row in found["rows"]
+    ]
+    head = ["text", "words of the source", "lines", first, *others]
+    about = f"{found['machine']['cpu']}, torch {found['versions']['torch']}, {found['date'][:10]}"
+    return table(head, rows) + f"\nsacreBLEU, and its difference from {first}; {about}\n"
 
 
 def report(files) -> str:
@@ -213,6 +239,8 @@ MAKE = {
     "breakdown": breakdown,
     "measured": measured,
     "quality": quality,
+    "commands": commands,
+    "lengths": lengths,
     "report": report,
     "text": text,
 }
