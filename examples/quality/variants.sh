@@ -18,7 +18,3 @@ row learned-positions resmlp_small_linear --positional-embeddings learned "${sho
 row sinusoidal-positions resmlp_small_linear --positional-embeddings sinusoidal "${short[@]}"
 row no-bias resmlp_small_linear --no-mixing-bias "${short[@]}"
 row relu resmlp_small_linear --activation-fn relu "${short[@]}"
-row random-A resmlp_small_linear --mixing-init-std 0.02 "${short[@]}"
-row lr-0.1 resmlp_small_linear --lr 0.1 --warmup-updates 1000 "${short[@]}"
-row no-clipping resmlp_small_linear --clip-norm 0 "${short[@]}"
-row adam resmlp_small_linear --optimizer adam --adam-betas '(0.9,0.98)' --lr-scheduler inverse_sqrt --lr 1e-3 "${short[@]}"
