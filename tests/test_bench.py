@@ -143,6 +143,16 @@ def test_another_number_of_tokens_is_an_error():
         bench.same_length({"slow": lambda: 29}, 30)["slow"]()
 
 
+def test_the_model_that_is_timed_mixes_as_asked():
+    settings = dataclasses.replace(SMALL, token_mixing="toeplitz", mixing_heads=4)
+    for model in (
+        systems.build(systems.RESMLP, settings)[2],
+        systems.trainer(systems.RESMLP, settings, systems.FAIRSEQ_CRITERION).model,
+    ):
+        assert model.decoder.layers[0].mixing.a.shape[0] == 4
+    assert not hasattr(systems.build("transformer", settings)[2].decoder.layers[0], "mixing")
+
+
 def test_both_models_have_the_same_dimensions_and_optimizer():
     sides = {arch: systems.trainer(arch, SMALL, systems.FAIRSEQ_CRITERION) for arch in (systems.RESMLP, "transformer")}
     ours, theirs = sides.values()
