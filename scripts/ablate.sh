@@ -43,17 +43,18 @@ train_and_evaluate() {
     "$root/scripts/train.sh" "${where[@]}" --data "$data" -- "$@" && "$root/scripts/evaluate.sh" "${where[@]}"
 }
 row() { taught '' "$@"; }
+# taught NAMES NAME ARCH OPTION...: as the head says, NAMES may be empty
 taught() {
     [ $# -ge 3 ] || fail "$table: row ${2:-} needs a name and an architecture"
     [[ $2 =~ ^[[:alnum:]_-]+$ ]] || fail "$table: the name of row $2 is not of letters, digits, - and _"
     local data=$out teachers=() name
     if [ -n "$1" ]; then
         data=$results/by-${1//,/-}.$seed
-        wait # for the teachers
+        [ -e "$data/data-bin" ] || wait # for the teachers
         for name in ${1//,/ }; do teachers+=("$(printf '%s\n' "$results/$name.$seed"/average*.pt | sort -V | tail -n 1)"); done
         begin "$(basename "$data")" "$root/scripts/distill.sh" "$corpus_argument" --out "$out" --into "$data" \
             --teacher "$(IFS=:; echo "${teachers[*]}")"
-        wait
+        wait "$!"
     fi
     local command="$3${1:+ --data ${data%."$seed"}.SEED}" of_row=("${@:4}" "${options[@]}")
     [ ${#of_row[@]} = 0 ] || command+=" --$(printf ' %q' "${of_row[@]}")"
