@@ -6,6 +6,6 @@ transformer=(
     --decoder-embed-dim 256 --decoder-ffn-embed-dim 1024 --decoder-layers 3 --decoder-attention-heads 4
     --optimizer adam --adam-betas '(0.9,0.98)' --lr-scheduler inverse_sqrt
 )
-row transformer "${transformer[@]}" --lr 1e-3
+row transformer "${transformer[@]}" --lr 2e-3
 row linear resmlp_small_linear
 row toeplitz-16 resmlp_small
