@@ -45,7 +45,6 @@ Line = Tuple[str, Sequence[float], Sequence[float]]
 
 def _figure(title: str):
     figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
-    figure.set_label(title)
     axes = figure.add_subplot()
     axes.set_title(title, wrap=True)
     return figure, axes
@@ -121,8 +120,6 @@ def interaction_map(layer: str, heads: List[Mixing]) -> Figure:
     lines = -(-len(heads) // columns)
     title = f"A of {layer}" + (", each head" if len(heads) > 1 else "")
     figure = Figure(figsize=(WIDTH, HEIGHT * (1 + lines / columns) / 2), layout="constrained")
-    figure.set_label(title)
-    figure.suptitle(title, fontsize=STYLE["axes.titlesize"])
     grid = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True)
     edges = (0.5, L + 0.5)
     for axes, A in itertools.zip_longest(grid.flat, matrices):
@@ -136,8 +133,14 @@ def interaction_map(layer: str, heads: List[Mixing]) -> Figure:
         axes.scatter(j + 1, i + 1, size**2, "k", marker="_", linewidths=size / 6, rasterized=True)
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(MaxNLocator(8 if columns == 1 else 2, integer=True))
-    figure.supxlabel("position j that is read (pieces)", fontsize=STYLE["font.size"])
-    figure.supylabel("position i that is written (pieces)", fontsize=STYLE["font.size"])
+    read, written = "position j that is read (pieces)", "position i that is written (pieces)"
+    if len(heads) == 1:
+        axes.set(title=title, xlabel=read, ylabel=written)
+    else:
+        figure.set_label(title)
+        figure.suptitle(title, fontsize=STYLE["axes.titlesize"])
+        figure.supxlabel(read, fontsize=STYLE["font.size"])
+        figure.supylabel(written, fontsize=STYLE["font.size"])
     figure.colorbar(image, ax=grid, label=f"weight A[i, j]   (− : below −{SMALL:.0%} of the largest)", shrink=0.85)
     return figure
 

@@ -165,7 +165,7 @@ def _plain(value: Any) -> Any:
 
 
 def _picture(run: Optional[RunFolder], name: str, figure, numbers: Dict[str, Any]) -> Picture:
-    title = figure.get_label().replace("\n", " ")
+    title = (figure.get_label() or figure.axes[0].get_title()).replace("\n", " ")
     name = re.sub(r"[^\w.-]+", "-", f"{run.name}.{name}" if run else name)
     width = round(96 * figure.get_size_inches()[0])
     return Picture(name, title, numbers=_json({"title": title, **numbers}), width=width, **pictures.files(figure))
