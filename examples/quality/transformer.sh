@@ -5,4 +5,4 @@ transformer=(
     --decoder-embed-dim 256 --decoder-ffn-embed-dim 1024 --decoder-layers 3 --decoder-attention-heads 4
     --optimizer adam --adam-betas '(0.9,0.98)' --lr-scheduler inverse_sqrt
 )
-for lr in 5e-4 1e-3 2e-3 4e-3; do row "lr-$lr" "${transformer[@]}" --lr "$lr"; done
+for lr in 5e-4 1e-3 2e-3; do row "lr-$lr" "${transformer[@]}" --lr "$lr"; done
