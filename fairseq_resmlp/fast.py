@@ -64,6 +64,7 @@ class Shape:
     heads: int
     mixing_heads: int = 1
     mixing: str = "linear"  # or toeplitz, whose A are stored as one weight an offset
+    normalization: str = "affine"  # or layer: x is normalised before every sublayer and after each stack
 
     def __post_init__(self):
         for field in fields(self):
@@ -73,8 +74,9 @@ class Shape:
         for d, heads in (("decoder_d", "heads"), ("decoder_d", "mixing_heads"), ("encoder_d", "mixing_heads")):
             if getattr(self, d) % getattr(self, heads):
                 raise InputError(f"{d} {getattr(self, d)} is not a multiple of {heads} {getattr(self, heads)}")
-        if self.mixing not in ("linear", "toeplitz"):
-            raise InputError(f"mixing is {self.mixing!r}, neither linear nor toeplitz")
+        for name, known in (("mixing", ("linear", "toeplitz")), ("normalization", ("affine", "layer"))):
+            if getattr(self, name) not in known:
+                raise InputError(f"{name} is {getattr(self, name)!r}, neither {' nor '.join(known)}")
         for stack in ("encoder", "decoder"):  # of few weights by offset come large matrices
             entries = getattr(self, f"{stack}_layers") * self.mixing_heads * getattr(self, f"{stack}_N") ** 2
             if entries > ENTRIES:
@@ -151,6 +153,7 @@ def fold(model) -> Tuple[Shape, Weights]:
         heads=heads,
         mixing_heads=getattr(first, "heads", 1),
         mixing="toeplitz" if toeplitz else "linear",
+        normalization="layer" if type(encoder.final).__name__ == "LayerNorm" else "affine",
         **{
             f"{stack}_{size}": value
             for stack, N in (("encoder", encoder.N), ("decoder", decoder.N))
@@ -178,7 +181,6 @@ def _refuse_what_is_not_here(model) -> None:
     mixing = {type(layer.mixing).__name__ for layer in layers}
     options = {
         f"{', '.join(sorted(mixing))} (--token-mixing)": not mixing <= set(MIXING),
-        "--normalization layer": any(type(layer.mixing_pre).__name__ != "Aff" for layer in layers),
         "--positional-embeddings": model.encoder.positions.P is not None,
         "--activation-fn": any(layer.ffn.activation is not F.gelu for layer in layers),
     }
@@ -335,9 +337,11 @@ class Network:
         self.past_A = A.permute(2, 0, 1, 3).contiguous()  # N x L x m x N: row t of every matrix
         self.mixing_scale = get("decoder.scale")[:, None]  # L x 1 x d
         self.mixing_bias = get("decoder.bias").transpose(0, 1)[:, :, None].contiguous()  # N x L x 1 x d
-        # x + scale * (A[t, t] x + ...): what is multiplied with x itself.
+        # x + scale * (A[t, t] x + ...): what is multiplied with x itself, N x L x d. Where the x in brackets is
+        # normalised, the first one is added on its own.
+        self.normalised = shape.normalization == "layer"
         diagonal = A.diagonal(dim1=2, dim2=3).permute(2, 0, 1)  # N x L x m
-        self.gate = 1 + self.mixing_scale[:, 0] * self.spread(diagonal, shape.decoder_d)  # N x L x d
+        self.gate = self.mixing_scale[:, 0] * self.spread(diagonal, shape.decoder_d) + (not self.normalised)
         self.layers = [
             tuple(linear(f"decoder.{i}.{name}") for name in ("q", "out", "B", "C")) for i in range(shape.decoder_layers)
         ]
@@ -352,6 +356,10 @@ class Network:
         self.output = self.output_layer()
         self.lock = threading.Lock()  # one search at a time: they share what follows
         self._store = torch.empty(0, dtype=self.float, device=self.device)
+
+    def normalise(self, x: Tensor) -> Tensor:
+        """What a sublayer is given of x: LayerNorm without its scale and shift, or x as it is."""
+        return F.layer_norm(x, x.shape[-1:]) if self.normalised else x
 
     @staticmethod
     def spread(x: Tensor, d: int) -> Tensor:
@@ -386,7 +394,7 @@ class Network:
         return OutputLayer(linear_layer(weight, rows(bias, float("-inf")), self.dtype), tokens)
 
     def store(self, positions: int, rows: int) -> Tensor:
-        """Room for x of every layer at every position of every row: positions x rows x L x d."""
+        """Room for what every layer mixes, at every position of every row: positions x rows x L x d."""
         sizes = (positions, rows, self.shape.decoder_layers, self.shape.decoder_d)
         count = positions * rows * sizes[2] * sizes[3]
         if self._store.numel() < count:  # kept for the next batch, as fresh pages cost time
@@ -417,9 +425,9 @@ class Network:
             A = self.A[layer, :, :S, :S]
             sums = self.spread(torch.matmul(A, lengths).permute(2, 1, 0), x.size(1))  # of the rows of A, B x S x 1 or d
             bias = torch.addcmul(self.bias[layer, :S], sums, self.shift[layer])
-            x = x + pack(torch.addcmul(bias, self.mix(A, pad(x)), self.scale[layer]))
-            x.add_(C_of(F.gelu(B_of(x))))
-        both = pad(self.keys_values(x)).view(B, S, L, 2, h, -1)
+            x = x + pack(torch.addcmul(bias, self.mix(A, pad(self.normalise(x))), self.scale[layer]))
+            x.add_(C_of(F.gelu(B_of(self.normalise(x)))))
+        both = pad(self.keys_values(self.normalise(x))).view(B, S, L, 2, h, -1)
         keys = both[:, :, :, 0].permute(2, 0, 3, 4, 1).contiguous()
         values = both[:, :, :, 1].permute(2, 0, 3, 1, 4).contiguous()
         if real is None:
@@ -460,15 +468,16 @@ class Network:
         for (q_of, out_of, B_of, C_of), mixed, gate, keys, values in zip(
             self.layers, bias, self.gate[t], memory.keys.flatten(1, 2), memory.values.flatten(1, 2)
         ):
-            inputs.append(x)
-            x = torch.addcmul(mixed, x, gate)
-            q = q_of(x).view(B, k, h, -1).transpose(1, 2).reshape(B * h, k, -1)
+            inputs.append(self.normalise(x))
+            mixed = torch.addcmul(mixed, inputs[-1], gate)
+            x = x + mixed if self.normalised else mixed
+            q = q_of(self.normalise(x)).view(B, k, h, -1).transpose(1, 2).reshape(B * h, k, -1)
             p = torch.bmm(q, keys) if mask is None else torch.baddbmm(mask, q, keys)
             attended = torch.bmm(p.softmax(-1), values).view(B, h, k, -1).transpose(1, 2).reshape(R, d)
             x.add_(out_of(attended))
-            x.add_(C_of(F.gelu(B_of(x))))
+            x.add_(C_of(F.gelu(B_of(self.normalise(x)))))
         torch.stack(inputs, 1, out=store[t, :R])
-        return x
+        return self.normalise(x)
 
     def best(
         self, x: Tensor, scores: Tensor, count: int, banned: Sequence[int], unkpen: float, output: OutputLayer
@@ -529,10 +538,11 @@ class Network:
         memory = self.encode(torch.tensor([list(source)], device=self.device))
         x = F.embedding(torch.tensor([EOS, *target[:-1]], device=self.device), self.target_embed)  # T x d
         for i, (q_of, out_of, B_of, C_of) in enumerate(self.layers):
-            mixed = self.mix(self.past_A[:T, i, :, :T].transpose(0, 1), x[None])[0]  # zero above the diagonal
+            A = self.past_A[:T, i, :, :T].transpose(0, 1)  # zero above the diagonal
+            mixed = self.mix(A, self.normalise(x)[None])[0]
             x = x + torch.addcmul(self.mixing_bias[:T, i, 0], mixed, self.mixing_scale[i])
-            q = q_of(x).view(T, h, -1).transpose(0, 1)
+            q = q_of(self.normalise(x)).view(T, h, -1).transpose(0, 1)
             p = torch.bmm(q, memory.keys[i, 0]).softmax(-1)  # h x T x S
             x.add_(out_of(torch.bmm(p, memory.values[i, 0]).transpose(0, 1).reshape(T, d)))
-            x.add_(C_of(F.gelu(B_of(x))))
+            x.add_(C_of(F.gelu(B_of(self.normalise(x)))))
         return p.mean(0)

@@ -26,7 +26,7 @@ from .errors import InputError
 from .fast import DTYPES, EOS, PAD, UNK, Quantised, Shape, quantise
 from .files import written_whole
 
-VERSION = 2  # 1 knew one matrix A a layer and no other mixing
+VERSION = 3  # 1 knew one matrix A a layer and no other mixing, 2 no normalisation
 CONFIG, WEIGHTS, SHORTLIST = "config.json", "weights.pt", "shortlist.txt"
 SOURCE, TARGET, PIECES = "dict.source.txt", "dict.target.txt", "sentencepiece.bpe.model"
 SPECIAL = {0: "<s>", PAD: "<pad>", EOS: "</s>", UNK: "<unk>"}
@@ -183,7 +183,7 @@ def _read_config(path: str) -> dict:
         version = config["version"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{name} is damaged or of no exported model; export the model again") from error
-    if version not in (1, VERSION):
+    if version not in range(1, VERSION + 1):
         raise InputError(
             f"{path} has version {version!r} of the format, this program reads up to {VERSION}: export it again"
         )

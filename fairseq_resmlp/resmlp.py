@@ -51,13 +51,17 @@ class Aff(nn.Module):
         return torch.addcmul(self.beta, self.alpha, x)
 
     def fold_into_next(self, layer: nn.Linear) -> nn.Module:
-        """Make `layer` do this Aff's work, too: layer(Aff(x)). Returns what is left: nothing.
+        """Make `layer` do this Aff's work, too: layer(Aff(x)). Returns what is left.
 
         "Aff has no cost at inference time, since it can be absorbed in the adjacent linear layer", section 2.
         """
         W = layer.weight.double()
         b = W @ self.beta.double()
         set_linear(layer, W * self.alpha.double(), b if layer.bias is None else b + layer.bias.double())
+        return self.without_scale_and_shift()
+
+    def without_scale_and_shift(self) -> nn.Module:
+        """What is left where alpha is 1 and beta 0: nothing."""
         return nn.Identity()
 
     def fold_into_previous(self, layer: nn.Linear) -> nn.Module:
@@ -72,12 +76,15 @@ def set_linear(layer: nn.Linear, weight: Tensor, bias: Tensor) -> None:
     layer.weight, layer.bias = (nn.Parameter(p.to(layer.weight.dtype)) for p in (weight, bias))
 
 
-class LayerNorm(nn.LayerNorm):
-    """The Transformer's normalisation in place of an Aff before a sublayer: `--normalization layer`."""
+class LayerNorm(Aff):
+    """The Transformer's: an Aff of x brought to mean 0 and variance 1 over the channels (`--normalization layer`)."""
 
-    def fold_into_next(self, layer: nn.Linear) -> nn.Module:
-        """Nothing can be folded: it depends on what it is given."""
-        return self
+    def forward(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x, self.alpha.shape, self.alpha, self.beta)
+
+    def without_scale_and_shift(self) -> nn.Module:
+        """What is left where alpha is 1 and beta 0: the normalisation."""
+        return nn.LayerNorm(self.alpha.numel(), elementwise_affine=False)
 
 
 NORMALIZATION = {"affine": Aff, "layer": LayerNorm}
@@ -141,21 +148,19 @@ class LinearMixing(TokenMixing):
         y = F.embedding_bag(ancestors, table, per_sample_weights=weights.expand_as(ancestors).contiguous(), mode="sum")
         return (y.view(B, -1) + self.b[t - 1]).unsqueeze(0)
 
-    def fold(self, pre: nn.Module, post: Aff) -> Tuple[nn.Module, nn.Module]:
+    def fold(self, pre: Aff, post: Aff) -> Tuple[nn.Module, nn.Module]:
         """Do the work of the Affs around: post(A pre(x) + b) = A (s x) + b', b' of N x d. Returns what is left of them.
 
         Channels and positions do not meet in A (s x), so that s = alpha_post alpha_pre can stand before it; beta_pre
         reaches position t with the sum of row t of A, which padding would change: for causal mixing only.
         """
         assert self.causal
-        if not isinstance(pre, Aff):
-            return pre, post
         alpha = post.alpha.double()
         rows = self.matrix(self.N).double().sum(2)  # h x N
         rows = rows.repeat_interleave(alpha.numel() // self.heads, 0).t()  # N x d
         b = alpha * (rows * pre.beta.double() + self.b.double()[:, None]) + post.beta.double()
         self.b = nn.Parameter(b.to(self.b.dtype))
-        scale = Aff(alpha.numel()).to(self.b)
+        scale = type(pre)(alpha.numel()).to(self.b)
         scale.alpha = nn.Parameter((alpha * pre.alpha.double()).to(self.b.dtype))
         return scale, nn.Identity()
 

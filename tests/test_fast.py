@@ -71,6 +71,9 @@ def log_probabilities(network, source, target):
         {"token_mixing": "toeplitz", "mixing_heads": 4, "encoder_max_positions": 15},
         {"mixing_heads": 2, "encoder_embed_dim": 24},
         {"no_mixing_bias": True},
+        {"normalization": "layer"},
+        {"normalization": "layer", "token_mixing": "toeplitz", "mixing_heads": 4, "encoder_embed_dim": 24},
+        {"normalization": "layer", "token_mixing": "none"},
         {"encoder_embed_dim": 24, "encoder_layers": 3, "encoder_max_positions": 15, "decoder_attention_heads": 4},
         {"share_decoder_input_output_embed": True, "decoder_layers": 1},
     ],
@@ -89,6 +92,7 @@ def test_the_folded_network_is_the_model(options):
     torch.testing.assert_close(found[real], expected[real], rtol=0, atol=1e-5)
 
 
+LAYER = {"normalization": "layer"}
 SEARCHES = [
     {},
     {"beam": 1},
@@ -103,7 +107,8 @@ SEARCHES = [
 ]
 
 
-MIXED = [({}, options) for options in SEARCHES] + [({"token_mixing": "toeplitz", "mixing_heads": 4}, {"min_len": 6})]
+MIXED = [({}, options) for options in SEARCHES]
+MIXED += [({"token_mixing": "toeplitz", "mixing_heads": 4, **more}, {"min_len": 6}) for more in ({}, LAYER)]
 
 
 @pytest.mark.parametrize("variant, options", MIXED, ids=str)
@@ -147,7 +152,7 @@ def test_who_watches_a_search_sees_each_translation_grow_to_what_is_found():
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"decoder_layers": 1}, {"token_mixing": "none"}, {"token_mixing": "toeplitz", "mixing_heads": 4}],
+    [{}, {"decoder_layers": 1}, {"token_mixing": "none"}, {"token_mixing": "toeplitz", "mixing_heads": 4}, LAYER],
     ids=str,
 )
 def test_the_attention_over_a_found_translation_is_the_models_own(options):
@@ -184,7 +189,6 @@ def test_a_model_that_fairseq_has_prepared_folds_to_the_same():
     [
         ({"token_mixing": "mlp"}, r"MLPMixing \(--token-mixing\)"),
         ({"token_mixing": "conv"}, r"ConvMixing \(--token-mixing\)"),
-        ({"normalization": "layer"}, "--normalization layer"),
         ({"positional_embeddings": "learned"}, "--positional-embeddings"),
         ({"activation_fn": "relu"}, "--activation-fn"),
     ],
@@ -269,12 +273,12 @@ def test_a_folder_gives_back_what_was_written(dtype, tmp_path):
 
 
 def test_a_folder_of_the_first_version_is_read(tmp_path):
-    """It had no other mixing than one A a layer, and no word for that."""
+    """It had no other mixing than one A a layer and no normalisation, and no words for that."""
     export(str(STORED), str(tmp_path / "model"))
     config = tmp_path / "model" / "config.json"
     now = folder.read(str(tmp_path / "model"))
-    written = json.loads(config.read_text())
-    shape = {name: size for name, size in written["shape"].items() if name not in ("mixing", "mixing_heads")}
+    written, new = json.loads(config.read_text()), ("mixing", "mixing_heads", "normalization")
+    shape = {name: size for name, size in written["shape"].items() if name not in new}
     config.write_text(json.dumps({**written, "version": 1, "shape": shape}))
     then = folder.read(str(tmp_path / "model"))
     assert then.shape == now.shape and then.weights.keys() == now.weights.keys()

@@ -423,7 +423,7 @@ def test_folding_the_affs_away_for_translation_changes_nothing(options, beam):
         folded.make_generation_fast_(need_attn=True)
     left = [name for name, module in folded.named_modules() if isinstance(module, Aff)]
     assert [name for name in left if "mixing" not in name and name != "encoder.final"] == []
-    if isinstance(folded.decoder.layers[0].mixing, LinearMixing) and "normalization" not in options:
+    if isinstance(folded.decoder.layers[0].mixing, LinearMixing):
         assert [name for name in left if "decoder" in name and "post" in name] == []
     sample = make_batch(make_sentences(5), make_sentences(5, seed=1))
     torch.testing.assert_close(folded(**sample["net_input"])[0], plain(**sample["net_input"])[0], atol=1e-5, rtol=0)
