@@ -185,12 +185,12 @@ class Scale(NamedTuple):
 
 
 def scales(model: nn.Module) -> List[Scale]:
-    """The learned scales of every Aff inside of layers, encoder first; a LayerNorm in the place of one is left out."""
+    """The learned scales of every Aff or LayerNorm inside of layers, encoder first."""
     found = []
     for stack in ("encoder", "decoder"):
         for number, layer in enumerate(getattr(model, stack).layers, 1):
             for name, module in layer.named_children():
                 sublayer, _, place = name.rpartition("_")
-                if place in ("pre", "post") and hasattr(module, "alpha"):
+                if place in ("pre", "post"):
                     found.append(Scale(stack, number, sublayer, place, module.alpha.detach().cpu().double().numpy()))
     return found

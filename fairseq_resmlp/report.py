@@ -261,9 +261,6 @@ def _scales(run: RunFolder, model) -> Section:
     medians: Dict[Tuple[str, str], Dict[str, str]] = {}
     for place, start in (("post", POST_ALPHA), ("pre", 1.0)):
         found = [scale for scale in analysis.scales(model) if scale.place == place]
-        if not found:
-            section.missing.append("this model has no Aff before its sublayers (--normalization)")
-            continue
         figure = pictures.scales(found, start)
         section.pictures.append(_picture(run, f"scales.{place}", figure, {"scales": found, "start": start}))
         for scale in found:

@@ -137,8 +137,9 @@ def test_a_model_without_matrices_has_none_but_its_feed_forward_layers():
         mixing_weights(model)
 
 
-def test_every_scale_is_told_with_its_place():
-    model = make_model()
+@pytest.mark.parametrize("normalization", ["affine", "layer"])
+def test_every_scale_is_told_with_its_place(normalization):
+    model = make_model(normalization=normalization)
     found = analysis.scales(model)
     assert {(s.stack, s.sublayer, s.place) for s in found} == {
         (stack, sublayer, place)
