@@ -1,10 +1,8 @@
-"""Files that are there whole or not at all, and names for several of them."""
+"""Files that are there whole or not at all."""
 
 import os
 from contextlib import contextmanager
-from typing import Iterator, List, Sequence
-
-from .errors import InputError
+from typing import Iterator
 
 
 @contextmanager
@@ -24,15 +22,3 @@ def written_whole(path: str) -> Iterator[str]:
     finally:
         if os.path.exists(partial):
             os.remove(partial)
-
-
-def short_names(paths: Sequence[str]) -> List[str]:
-    """The ends of the paths, as long as they must be to differ; InputError if one is there twice."""
-    parts = [os.path.realpath(path).split(os.sep) for path in paths]
-    for path, own in zip(paths, parts):
-        if parts.count(own) > 1:
-            raise InputError(f"{path} is named twice: name each once")
-    length = 1
-    while len({tuple(own[-length:]) for own in parts}) < len(parts):
-        length += 1
-    return ["/".join(own[-length:]) for own in parts]

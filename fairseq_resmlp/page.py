@@ -20,7 +20,7 @@ import click
 from . import folder, view
 from .errors import InputError
 from .fast import EOS
-from .files import short_names
+from .names import short_names
 from .search import Options
 from .translate import Translator
 

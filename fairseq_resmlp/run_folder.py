@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import List, Optional, Sequence, Tuple
 
 from .errors import InputError
-from .files import short_names
 from .model import ResMLPModel
+from .names import short_names
 from .score import read_parallel
 
 

@@ -22,7 +22,7 @@ from fairseq_resmlp.cli import main
 from fairseq_resmlp.errors import InputError
 from fairseq_resmlp.export import export
 from fairseq_resmlp.fast import fold
-from fairseq_resmlp.files import short_names
+from fairseq_resmlp.names import short_names
 from fairseq_resmlp.search import Options
 from fairseq_resmlp.translate import Translator
 
