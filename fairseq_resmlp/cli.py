@@ -224,8 +224,7 @@ def score_text(hypotheses, reference, target_lang, against, json_file, checkpoin
 @click.option("--layers", default=6, show_default=True, help="Layers of encoder and decoder.")
 @click.option("--heads", default=8, show_default=True, help="Heads of attention.")
 @click.option("--vocabulary", default=32_000, show_default=True, help="Entries of their one dictionary.")
-@click.option("--token-mixing", default="linear", show_default=True, help="Of ResMLP, as for fairseq-train.")
-@click.option("--mixing-heads", default=1, show_default=True, help="Of ResMLP, as for fairseq-train.")
+@click.option("--resmlp", default="", help="More options of ResMLP, as '--token-mixing toeplitz --mixing-heads 16'.")
 def bench(out, only, threads, without_ctranslate2, **settings) -> None:
     """Measure speed and memory against fairseq's Transformer of the same dimensions, and against CTranslate2.
 

@@ -42,10 +42,11 @@ def breakdown(found: Dict[str, Any]) -> Table:
 
 def about(found: Dict[str, Any]) -> str:
     """One line on the pairs that were timed, the machine, the versions and the day."""
-    machine, versions = found["machine"], found["versions"]
+    machine, versions, settings = found["machine"], found["versions"], found["settings"]
     names = ("torch", "fairseq", "numpy", "ctranslate2", "fairseq-resmlp")
     told = [
-        f"pairs timed: {found['settings']['pairs']}",
+        f"pairs timed: {settings['pairs']}",
+        *([f"ResMLP with {settings['resmlp']}"] if settings.get("resmlp") else []),
         *([machine["gpu"]] if machine["gpu"] else []),
         f"{machine['cpu']} ({', '.join(machine['flags'])})",
         f"{machine['threads']} threads",

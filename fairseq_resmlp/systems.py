@@ -36,7 +36,7 @@ class Settings:
         threads: cores that either side may use
         device: cpu or cuda
         data: folder of fairseq-preprocess for the measurement of data loading, or None
-        token_mixing, mixing_heads: of ResMLP
+        resmlp: more options of ResMLP, as fairseq-train takes them
     """
 
     pairs: int = 5
@@ -50,8 +50,7 @@ class Settings:
     layers: int = 6
     heads: int = 8
     vocabulary: int = 32_000
-    token_mixing: str = "linear"
-    mixing_heads: int = 1
+    resmlp: str = ""
 
     def wait(self) -> None:
         """Wait until the device has done what it was given: a GPU works on after the call that started it."""
@@ -76,7 +75,7 @@ def configure(arch: str, settings: Settings, *more: str):
                 words += [f"--{side}-{name}", str(value)]
     words += ["--dropout", "0.1", "--optimizer", "adam", "--lr", "1e-4", "--clip-norm", "1.0", "--seed", "1"]
     if arch == RESMLP:
-        words += ["--token-mixing", settings.token_mixing, "--mixing-heads", str(settings.mixing_heads)]
+        words += settings.resmlp.split()
     if settings.device == "cpu":
         words.append("--cpu")
     return options.parse_args_and_arch(options.get_training_parser(), [*words, *more])

@@ -144,7 +144,7 @@ def test_another_number_of_tokens_is_an_error():
 
 
 def test_the_model_that_is_timed_mixes_as_asked():
-    settings = dataclasses.replace(SMALL, token_mixing="toeplitz", mixing_heads=4)
+    settings = dataclasses.replace(SMALL, resmlp="--token-mixing toeplitz --mixing-heads 4")
     for model in (
         systems.build(systems.RESMLP, settings)[2],
         systems.trainer(systems.RESMLP, settings, systems.FAIRSEQ_CRITERION).model,
