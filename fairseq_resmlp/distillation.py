@@ -167,8 +167,8 @@ class LabelSmoothedCrossEntropyWithTeacher(LabelSmoothedCrossEntropyCriterion):
         finally:
             torch.random.set_rng_state(state)
         for teacher in teachers:
-            teacher.eval().requires_grad_(False)
-            teacher.decoder.need_attn = False  # maps that nobody looks at
+            teacher.make_generation_fast_(need_attn=False)  # in evaluation mode, without attention maps
+            teacher.requires_grad_(False)
         return teachers
 
     @classmethod

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import InputError
+from .resmlp import LinearMixing
 
 
 def prune(weights: Iterable[Tensor], threshold: float) -> float:
@@ -37,10 +38,10 @@ def prune(weights: Iterable[Tensor], threshold: float) -> float:
 
 
 def mixing_weights(model: nn.Module) -> List[Tensor]:
-    """The A of each layer, encoder first: of `LinearMixing`, N x N; InputError if there is none."""
-    weights = [layer.mixing.A for layer in _layers(model) if hasattr(layer.mixing, "A")]
+    """What the A of each layer is made of, encoder first: `LinearMixing.weights`; InputError if there is none."""
+    weights = [layer.mixing.weights() for layer in _layers(model) if isinstance(layer.mixing, LinearMixing)]
     if not weights:
-        raise InputError("this model has no mixing matrices A to prune: it was trained with another --token-mixing")
+        raise InputError("this model has no A to prune: its --token-mixing is neither linear nor toeplitz")
     return weights
 
 

@@ -39,8 +39,8 @@ ABOUT = {
         paper. Of A, once over the positions that training visited, once over all N x N, most of which it never saw; of
         the decoder's A, entries on and below the diagonal.""",
     "scales": """
-        Each sublayer stands between two Affs, whose alpha scales every channel on its way in and out. Where the outer
-        one has become small, the network makes little use of what that sublayer gives.""",
+        Each sublayer stands between an Aff (or a LayerNorm) and another Aff, whose alpha scales every channel on its
+        way in and out. Where the outer one has become small, the network makes little of what the sublayer gives.""",
     "pruning": """
         Entries smaller than a threshold times the largest of their matrix are set to zero, without training after it;
         of A, only what training visited counts. BLEU is of the first {lines:,} lines of {test} with beam {beam} and at

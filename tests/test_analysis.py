@@ -133,7 +133,7 @@ def test_a_model_without_matrices_has_none_but_its_feed_forward_layers():
     model = make_model(token_mixing="none")
     assert analysis.mixings(model) == []
     assert all(f.A_visited is None and f.A_all is None and 0 <= f.B < 1 for f in analysis.sparsities(model))
-    with pytest.raises(InputError, match="no mixing matrices A to prune: .*--token-mixing"):
+    with pytest.raises(InputError, match="no A to prune: its --token-mixing is neither"):
         mixing_weights(model)
 
 
@@ -149,6 +149,18 @@ def test_every_scale_is_told_with_its_place(normalization):
     }
     one = next(s for s in found if (s.stack, s.layer, s.sublayer, s.place) == ("decoder", 2, "attention", "post"))
     assert np.allclose(one.alpha, model.decoder.layers[1].attention_post.alpha.detach())
+
+
+def test_of_a_toeplitz_layer_offsets_are_pruned():
+    model = make_model(token_mixing="toeplitz", mixing_heads=2)
+    mixing = model.encoder.layers[0].mixing
+    with torch.no_grad():
+        mixing.a.copy_(torch.linspace(1, 0.5, mixing.a.size(1)) * torch.tensor([[1.0], [0.1]]))
+    prune(mixing_weights(model), 0.9)
+    kept = mixing.matrix(24) != 0  # each head is measured by its own largest
+    assert torch.equal(kept[0], kept[1])
+    offsets = torch.arange(24).unsqueeze(1) - torch.arange(24)
+    assert torch.equal(kept[0], offsets <= offsets.min() + 9)
 
 
 def test_pruning_counts_only_what_was_there():

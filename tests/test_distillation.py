@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import make_batch, make_model, make_sentences, make_task, run, train_options
 from fairseq.criterions.label_smoothed_cross_entropy import LabelSmoothedCrossEntropyCriterion
+from fairseq.tasks.translation import TranslationConfig, TranslationTask
 
 from fairseq_resmlp.distillation import LabelSmoothedCrossEntropyWithTeacher
 from fairseq_resmlp.errors import InputError
@@ -203,6 +204,17 @@ def test_a_teacher_that_is_not_there_is_named_in_one_line(trained, tmp_path):
     done = distil(trained, tmp_path / "a", "--teacher", "nowhere.pt", check=False)
     assert done.returncode != 0
     assert "error: --teacher nowhere.pt: there is no such file" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_teacher_leaves_the_students_task_as_it_is(trained):
+    """Building a model tells the task its N, to which lines are cut."""
+    task = TranslationTask.setup_task(TranslationConfig(data=str(trained / "data-bin")))
+    before = dict(vars(task))
+    made = LabelSmoothedCrossEntropyWithTeacher(
+        task, False, EPSILON, str(trained / "checkpoints" / "checkpoint_best.pt"), "soft", 0.5, 1.0
+    )
+    assert made.load()[0].decoder.need_attn is False
+    assert vars(task) == before
 
 
 def test_a_teacher_of_another_dictionary_is_refused(trained):
