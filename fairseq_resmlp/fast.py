@@ -41,7 +41,7 @@ LOGITS = 1 << 22  # logits at a time: above 32 MiB malloc asks the system for fr
 WIDE = 4096  # outputs of a layer from which in int8 oneDNN is faster than fbgemm
 ENTRIES = 1 << 30  # of all A of a stack: 4 GiB
 DTYPES = ("float32", "int8", "float16")
-MIXING = ("LinearMixing", "ToeplitzMixing", "NoMixing")  # names, as their module needs fairseq
+MIXING = {"LinearMixing", "ToeplitzMixing", "NoMixing"}  # names, as their module needs fairseq
 
 Weights = Dict[str, Tensor]
 Linear = Callable[[Tensor], Tensor]
@@ -80,7 +80,10 @@ class Shape:
         for stack in ("encoder", "decoder"):  # of few weights by offset come large matrices
             entries = getattr(self, f"{stack}_layers") * self.mixing_heads * getattr(self, f"{stack}_N") ** 2
             if entries > ENTRIES:
-                raise InputError(f"the matrices A of the {stack} have {entries:,} entries, more than {ENTRIES:,}")
+                raise InputError(
+                    f"the matrices A of the {stack} have {entries:,} entries, more than {ENTRIES:,}: lower "
+                    f"--{stack}-max-positions"
+                )
 
     def matrices(self, stack: str) -> Tuple[str, Tuple[int, ...]]:
         """Name and shape of what holds A of all layers of the encoder or decoder."""
@@ -178,9 +181,8 @@ def _parameters(layer) -> Tuple[Tensor, Tensor]:
 def _refuse_what_is_not_here(model) -> None:
     """Raise InputError if the model has parts that `Network` does not compute, naming the option."""
     layers = [*model.encoder.layers, *model.decoder.layers]
-    mixing = {type(layer.mixing).__name__ for layer in layers}
     options = {
-        f"{', '.join(sorted(mixing))} (--token-mixing)": not mixing <= set(MIXING),
+        "a --token-mixing other than linear, toeplitz and none": type(layers[0].mixing).__name__ not in MIXING,
         "--positional-embeddings": model.encoder.positions.P is not None,
         "--activation-fn": any(layer.ffn.activation is not F.gelu for layer in layers),
     }

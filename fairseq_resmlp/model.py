@@ -127,7 +127,7 @@ ARCHITECTURES: Dict[str, Dict[str, object]] = {
         "decoder_attention_heads": 4,
         "dropout": 0.3,
     },
-    "resmlp_small": {**_SMALL, "token_mixing": "toeplitz", "mixing_heads": 16},
+    "resmlp_small": {**_SMALL, "token_mixing": "toeplitz", "mixing_heads": 16, "normalization": "layer"},
     "resmlp_small_linear": _SMALL,
     "resmlp_tiny": {
         "encoder_embed_dim": 128,
@@ -307,6 +307,15 @@ def _check_options(asked: Dict[str, object], state: Dict[str, object], file: str
             raise InputError(f"{file} wants {part}={name!r}: name it, if you trust that checkpoint")
 
 
+# The token mixings that know an option.
+_OF_TOKEN_MIXING = {
+    "mixing_heads": ("linear", "toeplitz"),
+    "mixing_kernel": ("conv",),
+    "no_mixing_bias": ("linear",),
+    "mixing_init_std": ("linear",),
+}
+
+
 def _check(cfg: ResMLPConfig, task) -> None:
     """Raise InputError for options that cannot work, naming them."""
     if cfg.decoder_embed_dim % cfg.decoder_attention_heads:
@@ -314,17 +323,14 @@ def _check(cfg: ResMLPConfig, task) -> None:
             f"--decoder-embed-dim {cfg.decoder_embed_dim} is not a multiple of "
             f"--decoder-attention-heads {cfg.decoder_attention_heads}"
         )
-    for option in ("mixing_heads", "mixing_kernel"):
-        if getattr(cfg, option) < 1:
-            raise InputError(f"--{option.replace('_', '-')} {getattr(cfg, option)} is less than 1")
-    no_effect = {
-        "--mixing-heads": cfg.mixing_heads > 1 and cfg.token_mixing not in ("linear", "toeplitz"),
-        "--no-mixing-bias": cfg.no_mixing_bias and cfg.token_mixing != "linear",
-        "--mixing-init-std": cfg.mixing_init_std and cfg.token_mixing != "linear",
-    }
-    for option, useless in no_effect.items():
-        if useless:
-            raise InputError(f"{option} does nothing for --token-mixing {cfg.token_mixing}: leave it out")
+    for option, least in (("mixing_heads", 1), ("mixing_kernel", 1), ("mixing_init_std", 0)):
+        if getattr(cfg, option) < least:
+            raise InputError(f"--{option.replace('_', '-')} {getattr(cfg, option)} is less than {least}")
+    for name, kinds in _OF_TOKEN_MIXING.items():
+        value, default, option = getattr(cfg, name), getattr(ResMLPConfig, name), f"--{name.replace('_', '-')}"
+        if value != default and cfg.token_mixing not in kinds:
+            given, remedy = (option, "leave it out") if default is False else (f"{option} {value}", f"take {default}")
+            raise InputError(f"{given} does nothing for --token-mixing {cfg.token_mixing}: {remedy}")
     for side in ("encoder", "decoder"):
         d = getattr(cfg, f"{side}_embed_dim")
         if d % cfg.mixing_heads:
@@ -364,10 +370,7 @@ def _register(arch: str, changes: Dict[str, object]) -> None:
 
     @register_model_architecture("resmlp", arch)
     def apply(args) -> None:
-        # An architecture's heads are those of its own token mixing: with another one, chosen by hand or by a checkpoint
-        # from before there were heads, it is one matrix.
-        own = getattr(args, "token_mixing", None) in (None, options["token_mixing"])
-        for name, value in (options if own else {**options, "mixing_heads": ResMLPConfig.mixing_heads}).items():
+        for name, value in options.items():
             if getattr(args, name, None) is None:  # what is missing is None to the omegaconf of fairseq 0.12.2
                 setattr(args, name, value)
 

@@ -148,6 +148,10 @@ class LinearMixing(TokenMixing):
         y = F.embedding_bag(ancestors, table, per_sample_weights=weights.expand_as(ancestors).contiguous(), mode="sum")
         return (y.view(B, -1) + self.b[t - 1]).unsqueeze(0)
 
+    def weights(self) -> Tensor:
+        """What A is made of: A itself, N x N or h x N x N."""
+        return self.A
+
     def fold(self, pre: Aff, post: Aff) -> Tuple[nn.Module, nn.Module]:
         """Do the work of the Affs around: post(A pre(x) + b) = A (s x) + b', b' of N x d. Returns what is left of them.
 
@@ -295,7 +299,8 @@ def version_of(dictionary) -> Tensor:
 
 def check_dictionary(version: Tensor, state_dict: Dict[str, Tensor], name: str, side: str) -> None:
     """Raise InputError if `state_dict` was trained with another dictionary; one from before this check passes."""
-    if not torch.equal(state_dict.setdefault(f"{name}.dictionary_version", version), version):
+    found = state_dict.setdefault(f"{name}.dictionary_version", version)
+    if found.tolist() != version.tolist():  # where a training goes on, the model is on its device already
         raise InputError(
             f"the {side} dictionary is not the one that this checkpoint was trained with: take dict.*.txt from beside "
             "the data or the model of that training"

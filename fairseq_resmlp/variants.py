@@ -50,6 +50,10 @@ class ToeplitzMixing(LinearMixing):
         """Row t of a causal A, up to the diagonal. Shape: h x (t + 1)."""
         return self.a[:, : t + 1].flip(1)
 
+    def weights(self) -> Tensor:
+        """What A is made of: the offsets' weights, h x 1 x (2N - 1), or h x 1 x N if causal."""
+        return self.a.unsqueeze(1)
+
     def upgrade_state_dict_named(self, state_dict: Dict[str, Tensor], name: str) -> None:
         """Fit a checkpoint trained with another N: cut offsets off, or fill up with zeros."""
         a, b = state_dict.get(f"{name}.a"), state_dict.get(f"{name}.b")
@@ -117,14 +121,15 @@ class MLPMixing(TokenMixing):
         """Fit a checkpoint trained with another N: cut it down, or fill up with what is harmless and can be trained."""
         if f"{name}.A1" not in state_dict:
             return
+        old = len(state_dict[f"{name}.A1"])  # units
         N, units = self.N, self.expansion * self.N
         for part, sizes in (("A1", (units, N)), ("b1", (units,)), ("A2", (N, units)), ("b", (N,))):
             tensor = state_dict[f"{name}.{part}"]
             for dim, size in enumerate(sizes):
                 tensor = fit(tensor, dim, size)
             state_dict[f"{name}.{part}"] = tensor
-        old = state_dict[f"{name}.A1"].abs().sum(1) > 0  # units that are there; the others see their position
-        state_dict[f"{name}.A1"] = torch.where(old.unsqueeze(1), state_dict[f"{name}.A1"], self.A1.detach())
+        A1 = state_dict[f"{name}.A1"]
+        state_dict[f"{name}.A1"] = torch.cat([A1[:old], self.A1.detach()[old:].to(A1)])  # new units see their position
 
 
 TOKEN_MIXING.update(none=NoMixing, mlp=MLPMixing, conv=ConvMixing, toeplitz=ToeplitzMixing)

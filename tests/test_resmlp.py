@@ -518,13 +518,26 @@ def test_a_checkpoint_with_smaller_n_is_filled_up(options):
     torch.testing.assert_close(small(**sample["net_input"])[0], large(**sample["net_input"])[0])
 
 
-def test_what_it_is_filled_up_with_is_harmless():
-    small, large = make_model(encoder_max_positions=14, decoder_max_positions=14), make_model(seed=2)
+@pytest.mark.parametrize("options", [{}, {"token_mixing": "mlp"}, {"mixing_heads": 4}], ids=str)
+def test_what_it_is_filled_up_with_is_harmless(options):
+    small = make_model(encoder_max_positions=14, decoder_max_positions=14, **options)
+    large = make_model(seed=2, **options)
     large.load_state_dict(small.state_dict())
     short = torch.randint(4, 44, (1, 14))
     long = torch.cat([short, torch.randint(4, 44, (1, 10))], dim=1)
     longer = large.encoder(long)["encoder_out"][0][:14]
     torch.testing.assert_close(longer, small.encoder(short)["encoder_out"][0], atol=1e-5, rtol=0)
+
+
+def test_new_units_of_an_mlp_can_learn_and_old_ones_are_as_they_were():
+    small = make_model(encoder_max_positions=14, token_mixing="mlp")
+    with torch.no_grad():
+        small.encoder.layers[0].mixing.A1[3] = 0.0
+    large = make_model(seed=2, token_mixing="mlp")
+    large.load_state_dict(small.state_dict())
+    A1 = large.encoder.layers[0].mixing.A1.detach()
+    assert torch.equal(A1[: 4 * 14, :14], small.encoder.layers[0].mixing.A1)
+    assert (A1[4 * 14 :].view(10, 4, 24).diagonal(14, 0, 2) != 0).all()
 
 
 def test_a_checkpoint_cannot_bring_in_an_upper_triangle():
@@ -628,12 +641,14 @@ def test_every_parameter_gets_a_gradient(options):
     "options, said",
     [
         ({"mixing_heads": 3}, "--encoder-embed-dim 16 is not a multiple of --mixing-heads 3"),
-        ({"mixing_kernel": 4}, "--mixing-kernel 4 has no middle"),
+        ({"mixing_kernel": 4, "token_mixing": "conv"}, "--mixing-kernel 4 has no middle"),
+        ({"mixing_kernel": 5}, "--mixing-kernel 5 does nothing for --token-mixing linear: take 7"),
         ({"mixing_heads": 0}, "--mixing-heads 0 is less than 1"),
         ({"mixing_kernel": -1}, "--mixing-kernel -1 is less than 1"),
-        ({"mixing_heads": 2, "token_mixing": "conv"}, "--mixing-heads does nothing for --token-mixing conv"),
-        ({"no_mixing_bias": True, "token_mixing": "toeplitz"}, "--no-mixing-bias does nothing for --token-mixing t"),
-        ({"mixing_init_std": 0.1, "token_mixing": "mlp"}, "--mixing-init-std does nothing for --token-mixing mlp"),
+        ({"mixing_init_std": -0.1}, "--mixing-init-std -0.1 is less than 0"),
+        ({"mixing_heads": 2, "token_mixing": "conv"}, "--mixing-heads 2 does nothing for --token-mixing conv: take 1"),
+        ({"no_mixing_bias": True, "token_mixing": "toeplitz"}, "--no-mixing-bias does nothing for .*: leave it out"),
+        ({"mixing_init_std": 0.1, "token_mixing": "mlp"}, "--mixing-init-std 0.1 does nothing for --token-mixing mlp"),
     ],
     ids=str,
 )
@@ -647,6 +662,26 @@ def test_an_initial_a_is_random_where_it_is_asked_for_and_still_causal():
     assert float(model.encoder.layers[0].mixing.A.std()) == pytest.approx(0.02, rel=0.2)
     A = model.decoder.layers[0].mixing.A
     assert (A.triu(1) == 0).all() and (A.tril() != 0).any()
+
+
+def test_without_a_bias_b_stays_at_zero():
+    model = make_model(randomise=False, no_mixing_bias=True).train()
+    logits, _ = model(**make_batch(make_sentences(3), make_sentences(3))["net_input"])
+    logits.sum().backward()
+    torch.optim.SGD(model.parameters(), lr=1.0).step()
+    mixing = model.encoder.layers[0].mixing
+    assert mixing.A.any() and not mixing.b.any()
+
+
+def test_sinusoidal_positions_are_those_of_the_transformer():
+    """Half sines, half cosines, of wavelengths up to 10,000 times 2 pi, in the size of the embeddings of tokens."""
+    d = 16
+    model = make_model(positional_embeddings="sinusoidal", dropout=0.0)
+    added = model.encoder.positions(torch.zeros(2, 9, d))
+    waves = torch.arange(9.0).unsqueeze(1) * 10_000 ** -(torch.arange(d / 2) / (d / 2 - 1))
+    wanted = torch.cat([waves.sin(), waves.cos()], 1) * d**-0.5
+    torch.testing.assert_close(added, wanted.expand(2, 9, d))
+    torch.testing.assert_close(model.decoder.positions(torch.zeros(1, 1, d), 5)[0, 0], wanted[5])
 
 
 def test_aff_scales_and_shifts_each_channel():
