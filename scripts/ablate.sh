@@ -25,8 +25,11 @@ cores=$(nproc)
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > jobs ? cores / jobs : 1))}
 "$root/scripts/prepare.sh" "$corpus_argument" ${from:+--from "$from"} --out "$out"
 
-mkdir -p "$results"
+no_one_else_in "$results"
 rm -f "$results/failed"
+elsewhere=()
+[ "$out" = "runs/$corpus" ] || elsewhere=(--out "$out")
+
 # begin NAME COMMAND...: COMMAND as soon as a place is free, its output to a log
 begin() {
     local name=${results#"$out/"}/$1
@@ -36,30 +39,42 @@ begin() {
     "$@" > "$out/$name.log" 2>&1 ||
         echo "$name failed: $(grep -h error: "$out/$name.log" | tail -n 1) ($out/$name.log)" | tee -a "$results/failed" &
 }
-# train_and_evaluate NAME DATA ARCH OPTION...
+# typed SCRIPT ARGUMENT...: how one would type it
+typed() {
+    printf 'scripts/%s' "$1"
+    printf ' %q' "${@:2}"
+    echo
+}
+# translate_training_text INTO TEACHERS
+translate_training_text() {
+    local command=("$corpus_argument" --into "$1" --teacher "$2" "${elsewhere[@]}")
+    "$root/scripts/distill.sh" "${command[@]}" && typed distill.sh "${command[@]}" > "$1/command"
+}
+# train_and_evaluate NAME DATA ARCH OPTION...: DATA is what translate_training_text wrote, or ''
 train_and_evaluate() {
-    local where=("$corpus_argument" "$3" --name "${results#"$out/"}/$1" --out "$out") data=$2
-    shift 3
-    "$root/scripts/train.sh" "${where[@]}" --data "$data" -- "$@" && "$root/scripts/evaluate.sh" "${where[@]}"
+    local folder=$results/$1 data=$2
+    local model=("$corpus_argument" "$3" --name "${folder#"$out/"}" "${elsewhere[@]}")
+    local command=("${model[@]}" ${data:+--data "$data"} -- "${@:4}")
+    "$root/scripts/train.sh" "${command[@]}" || return
+    # The scores are of this, whatever the table says when it is run again.
+    { [ -z "$data" ] || cat "$data/command"; typed train.sh "${command[@]}"; } > "$folder/command"
+    "$root/scripts/evaluate.sh" "${model[@]}"
 }
 row() { taught '' "$@"; }
 # taught NAMES NAME ARCH OPTION...: as the head says, NAMES may be empty
 taught() {
     [ $# -ge 3 ] || fail "$table: row ${2:-} needs a name and an architecture"
-    [[ $2 =~ ^[[:alnum:]_-]+$ ]] || fail "$table: the name of row $2 is not of letters, digits, - and _"
-    local data=$out teachers=() name
+    [[ $2 =~ ^[[:alnum:]._-]+$ ]] || fail "$table: the name of row $2 is not of letters, digits, ., - and _"
+    local data='' teachers=() name
     if [ -n "$1" ]; then
         data=$results/by-${1//,/-}.$seed
-        [ -e "$data/data-bin" ] || wait # for the teachers
+        [ -e "$data/command" ] || wait # for the teachers
         for name in ${1//,/ }; do teachers+=("$(printf '%s\n' "$results/$name.$seed"/average*.pt | sort -V | tail -n 1)"); done
-        begin "$(basename "$data")" "$root/scripts/distill.sh" "$corpus_argument" --out "$out" --into "$data" \
-            --teacher "$(IFS=:; echo "${teachers[*]}")"
+        begin "$(basename "$data")" translate_training_text "$data" "$(IFS=:; echo "${teachers[*]}")"
         wait "$!"
     fi
-    local command="$3${1:+ --data ${data%."$seed"}.SEED}" of_row=("${@:4}" "${options[@]}")
-    [ ${#of_row[@]} = 0 ] || command+=" --$(printf ' %q' "${of_row[@]}")"
-    rows+=("$2=$command")
-    begin "$2.$seed" train_and_evaluate "$2.$seed" "$data" "$3" --seed "$seed" "${of_row[@]}"
+    rows+=("$2")
+    begin "$2.$seed" train_and_evaluate "$2.$seed" "$data" "$3" "${@:4}" "${options[@]}" --seed "$seed"
 }
 against=''
 # What was begun does not go on without this script: each training is a process group of its own.

@@ -59,9 +59,9 @@ for test in $(test_sets); do
     }
     once "$results" translate
     fairseq-resmlp score "$results/translation.$target" --reference "$out/raw/$test.$target" --target-lang "$target" \
-        --checkpoint "$mean" --record corpus="$corpus" --record arch="$arch" --record test="$test" \
+        --checkpoint "$mean" --record corpus="$corpus" --record test="$test" \
         --record valid_perplexity="$perplexity" \
-        --record average="${checkpoints[*]}" --record generate="${generate[*]}" --record-json train="$out/pieces/train.json" \
+        --record average="${checkpoints[*]}" --record generate="${generate[*]}" --record-json train="$model/train.json" \
         ${against:+--against "$against"} --json "$results/scores.json" | tee "$results/scores.txt"
     number=$((number + 1)) against=''
 done

@@ -1,11 +1,12 @@
 """Put the scores of trainings side by side: one row a configuration, over its seeds.
 
-    python scripts/quality.py FOLDER --test TEST --rows NAME="ARCH OPTION..." ... [--against NAME]
+    python scripts/quality.py FOLDER --test TEST --rows NAME ... [--against NAME]
 
-FOLDER holds NAME.SEED/TEST/scores.json, as scripts/ablate.sh makes them. The results are printed, and written to
-FOLDER/results.json: for each row mean and standard deviation over its seeds of sacreBLEU and chrF2 on the test set
-and of the perplexity on the validation set, parameters, seconds of training; and, of each seed, the difference in
-sacreBLEU from the same seed of --against with the p of the paired bootstrap.
+FOLDER holds NAME.SEED/TEST/scores.json and NAME.SEED/command, as scripts/ablate.sh makes them. The results are
+printed, and written to FOLDER/results.json: for each row mean and standard deviation over its seeds of sacreBLEU and
+chrF2 on the test set and of the perplexity on the validation set, parameters, seconds of training; and, of each seed,
+the difference in sacreBLEU from the same seed of --against with the p of the paired bootstrap, and the commands of its
+training.
 """
 
 import argparse
@@ -23,13 +24,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--test", required=True, help="name of the test set")
-    parser.add_argument("--rows", nargs="+", required=True, metavar="NAME=COMMAND")
+    parser.add_argument("--rows", nargs="+", required=True, metavar="NAME")
     parser.add_argument("--against", metavar="NAME", help="the row that the others are compared with")
     args = parser.parse_args()
-    commands = dict(row.split("=", 1) for row in args.rows)
-    if args.against and args.against not in commands:
-        parser.error(f"--against {args.against} is none of the rows: {', '.join(commands)}")
-    rows = [read_row(args.folder, name, command.strip(), args.test) for name, command in commands.items()]
+    if args.against and args.against not in args.rows:
+        parser.error(f"--against {args.against} is none of the rows: {', '.join(args.rows)}")
+    rows = [read_row(args.folder, name, args.test) for name in args.rows]
     rows = [row for row in rows if row["runs"]]
     if not rows:
         parser.error(f"{args.folder} has no scores on {args.test} yet")
@@ -49,7 +49,7 @@ def main() -> None:
     print(commands_of(results))
 
 
-def read_row(folder: Path, name: str, command: str, test: str) -> dict:
+def read_row(folder: Path, name: str, test: str) -> dict:
     """What the seeds of a row have reached so far."""
     runs = []
     seeds = (re.fullmatch(re.escape(name) + r"\.(\d+)", path.name) for path in folder.iterdir())
@@ -61,6 +61,7 @@ def read_row(folder: Path, name: str, command: str, test: str) -> dict:
             runs.append(
                 {
                     "seed": seed,
+                    "commands": lines(folder / f"{name}.{seed}" / "command"),
                     "corpus": report["records"]["corpus"],
                     "test": report["records"]["test"],
                     "bleu": scores["sacreBLEU"]["value"],
@@ -74,7 +75,7 @@ def read_row(folder: Path, name: str, command: str, test: str) -> dict:
                     "reference": report["reference"]["file"],
                 }
             )
-    row = {"name": name, "command": command, "runs": runs}
+    row = {"name": name, "runs": runs}
     for figure in ("bleu", "chrf", "valid_perplexity", "parameters", "seconds"):
         values = [run[figure] for run in runs]
         row[figure] = mean(values) if values else None
@@ -82,7 +83,7 @@ def read_row(folder: Path, name: str, command: str, test: str) -> dict:
     return row
 
 
-def lines(path: str) -> list:
+def lines(path) -> list:
     return Path(path).read_text(encoding="utf-8").split("\n")[:-1]
 
 

@@ -80,7 +80,11 @@ def scores(files) -> str:
         checkpoint, machine, records = report["checkpoint"], report["machine"], report["records"]
         rows.append(
             [
-                *(records["corpus"], records["arch"], f"{records['test']} ({report['lines']:,})"),
+                *(
+                    records["corpus"],
+                    checkpoint["options"]["model"]["_name"],
+                    f"{records['test']} ({report['lines']:,})",
+                ),
                 *(f"{found[name]['value']:.1f}" if name in found else "" for name in SCORES),
                 f"{checkpoint['parameters'] / 1e6:.1f}M",
                 f"{checkpoint['updates']:,}",
@@ -190,9 +194,8 @@ def commands(files) -> str:
 
 
 def commands_of(found) -> str:
-    """What scripts/train.sh is given for each row of a table of ablate.sh, without the seed."""
-    corpus = found["rows"][0]["runs"][0]["corpus"]
-    lines = [f"scripts/train.sh {corpus} {row['command']}  # {row['name']}" for row in found["rows"]]
+    """How the first seed of each row of a table of ablate.sh was trained."""
+    lines = [command for row in found["rows"] for command in row["runs"][0]["commands"]]
     return "```bash\n" + "\n".join(lines) + "\n```\n"
 
 

@@ -1,13 +1,12 @@
 #!/usr/bin/env bash
 # Train by the paper's recipe, with the settings of the corpus.
 #
-#   scripts/train.sh CORPUS [ARCH] [--name NAME] [--out DIR] [--data DIR[:DIR...]] [-- OPTION...]
+#   scripts/train.sh CORPUS [ARCH] [--name NAME] [--out DIR] [--data DIR] [-- OPTION...]
 #
 #   ARCH          an architecture of the plugin or of fairseq (default: the corpus' own)
 #   --name NAME   checkpoints are in DIR/NAME/checkpoints (default: ARCH)
 #   --out DIR     where prepare.sh wrote (default: runs/CORPUS)
-#   --data DIR    train on the text there, where distill.sh wrote, rather than on that of --out; of DIR:DIR... on each
-#                 for an epoch in turn
+#   --data DIR    train on the text there, where distill.sh wrote, rather than on that of --out
 #   OPTION...     more options for fairseq-train, such as -- --lr 0.1
 #
 # It uses all GPUs of the machine, or its CPU. An update takes as many tokens whatever the number of devices. Several
@@ -18,9 +17,12 @@
 # Run again, it goes on from its last checkpoint. Several machines need DIR on a file system that they share.
 accepts='--name --out --data --'
 . "$(dirname "$0")/common.sh"
-IFS=: read -ra data <<< "${data:-$out}"
-data=("${data[@]/%//data-bin}")
-for part in "${data[@]}"; do [ -e "$part" ] || fail "$part is not there: run scripts/prepare.sh $corpus first"; done
+if [ -z "$data" ]; then
+    [ -e "$out/data-bin" ] || fail "$out/data-bin is not there: run scripts/prepare.sh $corpus first"
+else
+    [ -e "$data/data-bin" ] || fail "--data: $data/data-bin is not there: scripts/distill.sh $corpus --into $data makes it"
+fi
+text=${data:-$out}
 
 gpus=$(python -c 'import torch; print(torch.cuda.device_count())')
 devices=${WORLD_SIZE:-$((gpus > 0 ? gpus : 1))}
@@ -56,13 +58,13 @@ if [ "${RANK:-0}" = 0 ]; then
     no_one_else_in "$model"
     # One model is never trained by two recipes. It can be trained for longer: updates are not among these.
     settings=$(declare -p dropout lr warmup_updates criterion devices max_tokens update_freq options)
-    [ "${data[*]}" = "$out/data-bin" ] ||
-        settings+=" data: $(cat "${data[@]/%//train.$source-$target.$target.bin}" | sha256sum)"
+    [ -z "$data" ] || settings+=" data: $(sha256sum < "$data/data-bin/train.$source-$target.$target.bin")"
     same_settings "$model/settings" "$settings"
+    cp "$text/pieces/train.json" "$model" # for evaluate.sh: what it learned from
     step "$corpus, ${name:-$arch}: $updates updates of $batch_tokens tokens, on $devices $([ "$gpus" = 0 ] && echo CPU || echo GPU)" \
         "process(es) with $max_tokens tokens and --update-freq $update_freq"
 fi
-run fairseq-train "$(IFS=:; echo "${data[*]}")" --user-dir "$plugin" --arch "$arch" --share-all-embeddings --dropout "$dropout" \
+run fairseq-train "$text/data-bin" --user-dir "$plugin" --arch "$arch" --share-all-embeddings --dropout "$dropout" \
     --optimizer adagrad --lr "$lr" --lr-scheduler fixed --warmup-updates "$warmup_updates" --clip-norm 1.0 \
     --criterion "$criterion" --label-smoothing 0.1 \
     --max-tokens "$max_tokens" --update-freq "$update_freq" --max-update "$updates" --seed 1 \

@@ -18,6 +18,7 @@ import pytest
 import sacrebleu
 import torch
 from conftest import ROOT, run
+from fairseq import options
 from mirror import mirror
 
 from fairseq_resmlp import ResMLPModel
@@ -263,6 +264,10 @@ def test_local_text_is_taken_by_its_names_and_the_rest_held_out(text, archives, 
     [
         (("prepare.sh", "wmt14.de-en"), "error: no corpus wmt14.de-en: there are multi30k.en-de multi30k"),
         (("train.sh", "multi30k.en-de", "--out", "{}/none"), "error: {}/none/data-bin is not there: run scripts/"),
+        (
+            ("train.sh", "multi30k.en-de", "--data", "{}/none"),
+            "error: --data: {}/none/data-bin is not there: scripts/dis",
+        ),
         (("evaluate.sh", "multi30k.en-de", "--out", "{}/none"), "error: no checkpoints in {}/none/resmlp_small/check"),
         (("prepare.sh", "multi30k.en-de", "--form", "x"), "error: unknown option --form"),
         (("prepare.sh", "multi30k.en-de", "--from", "{}/none", "--out", "{}/out"), "error: --from: there is no such"),
@@ -291,6 +296,20 @@ def test_every_corpus_has_the_same_settings():
         names = found
 
 
+@pytest.mark.parametrize("table", sorted(ROOT.glob("examples/quality/*.sh")), ids=lambda path: path.stem)
+def test_every_row_of_a_table_is_a_training_that_fairseq_takes(table):
+    tell = "results=R seed=1; row() { taught '' \"$@\"; }; taught() { printf '%s\\0' \"${@:2}\" END; }"
+    done = run("bash", "-euc", f"table={table}; {tell}; . $table")
+    rows = [row.strip("\0").split("\0") for row in done.stdout.split("END\0")[:-1]]
+    assert len({name for name, *_ in rows}) == len(rows) > 1
+    for name, arch, *given in rows:
+        assert re.fullmatch(r"[\w.-]+", name)
+        parsed = options.parse_args_and_arch(
+            options.get_training_parser(), ["data", "--arch", arch, "--optimizer", "adagrad", *given]
+        )
+        assert parsed.arch == arch
+
+
 def test_two_processes_train_like_one_with_twice_the_update_frequency(reproduced, corpus, archives, tmp_path):
     half = corpus_of(archives, tmp_path / "half", SETTINGS + "updates=10\n")
     torchrun = ("torchrun", "--nproc-per-node", "2", "--no-python")
@@ -299,7 +318,8 @@ def test_two_processes_train_like_one_with_twice_the_update_frequency(reproduced
     for launch, corpora in (((), [corpus]), (torchrun, [half, corpus])):
         out = tmp_path / f"run{len(curves)}"
         out.mkdir()
-        (out / "data-bin").symlink_to(reproduced[0] / "data-bin")
+        for part in ("data-bin", "pieces"):
+            (out / part).symlink_to(reproduced[0] / part)
         for settings in corpora:
             done = run(*launch, SCRIPTS / "train.sh", settings, "--out", out, "--", "--log-interval", "1")
         assert f"--update-freq {1 if launch else 2}" in done.stdout
@@ -321,7 +341,7 @@ def test_a_table_is_trained_row_by_row_and_put_side_by_side(reproduced, corpus, 
     shutil.copytree(reproduced[0], out)
     table = tmp_path / "mixing.sh"
     rows = "against=linear\nrow linear resmlp_tiny\nrow none resmlp_tiny --token-mixing none\n"
-    rows += "taught linear,none pupil resmlp_tiny\n"
+    rows += "taught linear,none pupil-0.5 resmlp_tiny\n"
     table.write_text(rows + "row wrong resmlp_tiny --token-mixing all\n")
     command = [SCRIPTS / "ablate.sh", corpus, table, "--jobs", "2", "--seeds", "7", "--out", out]
     done = run(*command, "--", "--max-update", "10", check=False)
@@ -329,19 +349,32 @@ def test_a_table_is_trained_row_by_row_and_put_side_by_side(reproduced, corpus, 
     table.write_text(rows)
     before = {path: path.stat().st_mtime_ns for path in out.glob("mixing/*/*.pt")}
     done = run(*command, "--", "--max-update", "10")
+    # What is there with other options stands in the results with its own command.
+    table.write_text(rows.replace("--token-mixing none", "--lr 9"))
+    changed = run(*command, "--", "--max-update", "10", check=False)
+    assert "mixing/none.7 failed: error: " in changed.stdout and "begun with other settings" in changed.stdout
     assert len(before) == 3 and {path: path.stat().st_mtime_ns for path in before} == before
     linear, none, pupil = json.loads((out / "mixing" / "results.json").read_text())["rows"]
-    assert none["command"] == "resmlp_tiny -- --token-mixing none --max-update 10"
+    commands = (out / "mixing" / "none.7" / "command").read_text().splitlines()
+    assert none["runs"][0]["commands"] == commands
+    typed = f"scripts/train.sh {corpus} resmlp_tiny --name mixing/none.7 --out {out} -- --token-mixing none"
+    assert commands == [f"{typed} --max-update 10 --seed 7"]
     assert [run["seed"] for run in none["runs"]] == [7] and none["runs"][0]["updates"] == 10
     assert none["bleu"] - linear["bleu"] == pytest.approx(none["runs"][0]["difference"])
     assert none["parameters"] < linear["parameters"] and none["valid_perplexity"] > 1
     assert "| none | 1 |" in done.stdout
-    assert f"{none['command']}  # none\n" in done.stdout
-    assert pupil["command"] == f"resmlp_tiny --data {out}/mixing/by-linear-none.SEED -- --max-update 10"
+    assert f"\n{commands[0]}\n" in done.stdout
+    by, learned = pupil["runs"][0]["commands"]
+    assert by.startswith(
+        f"scripts/distill.sh {corpus} --into {out}/mixing/by-linear-none.7 --teacher {out}/mixing/linear.7/"
+    )
+    assert f" --data {out}/mixing/by-linear-none.7 -- --max-update 10 --seed 7" in learned
+    report = json.loads((out / "mixing" / "pupil-0.5.7" / "newstest2014-full" / "scores.json").read_text())
+    assert report["records"]["train"]["distilled"]["pairs"] > 0
     # The pupil learned from what its teachers translate, which is not the reference.
     taught = out / "mixing" / "by-linear-none.7" / "pieces" / "train.de"
     assert len(lines_of(taught)) == len(lines_of(out / "pieces" / "train.de"))
-    assert str(taught.parent.parent / "data-bin") in (out / "mixing" / "pupil.7.log").read_text()
+    assert str(taught.parent.parent / "data-bin") in (out / "mixing" / "pupil-0.5.7.log").read_text()
 
 
 @pytest.mark.slow
@@ -391,14 +424,15 @@ def test_seeds_are_averaged_and_compared_seed_by_seed(tmp_path):
             "reference": {"file": str(folder / "ref")},
         }
         (folder / "scores.json").write_text(json.dumps(report))
+        (folder.parent / "command").write_text(f"scripts/train.sh c resmlp_tiny --name {folder.parent.name}\n")
 
     for seed in (1, 2):
         made("short", seed, words=4)
         made("whole", seed, words=6)
     made("short-1.5", 1, words=6)  # another row, and what is no run at all
     (tmp_path / "short.1.bak").mkdir()
-    rows = ("short=resmlp_tiny", "whole=resmlp_tiny -- --lr 1", "not-yet=resmlp_tiny")
-    command = ("python", SCRIPTS / "quality.py", tmp_path, "--test", "test", "--rows", *rows, "--against")
+    rows = ("--rows", "short", "whole", "not-yet")
+    command = ("python", SCRIPTS / "quality.py", tmp_path, "--test", "test", *rows, "--against")
     wrong = run(*command, "shrot", check=False)
     assert wrong.returncode == 2 and "--against shrot is none of the rows: short, whole, not-yet" in wrong.stderr
     done = run(*command, "short")
@@ -407,7 +441,7 @@ def test_seeds_are_averaged_and_compared_seed_by_seed(tmp_path):
     assert [run["p"] < 0.05 for run in whole["runs"]] == [True, True] and whole["runs"][0]["difference"] > 0
     assert "difference" not in short["runs"][0]
     assert "| whole | 2 | 21.0 ± 7.1 | +" in done.stdout
-    assert "scripts/train.sh c resmlp_tiny -- --lr 1  # whole\n" in done.stdout
+    assert "scripts/train.sh c resmlp_tiny --name whole.1\n" in done.stdout
 
 
 def test_bleu_is_told_by_the_length_of_the_source(tmp_path):

@@ -1,16 +1,12 @@
-# What each part of the model is worth: one part changed at a time, half the updates of a full training. A table of
-# scripts/ablate.sh; docs/quality.md says what came of it.
+# What each part of the model is worth: one part of the paper's layer changed at a time, half the updates of a full
+# training. A table of scripts/ablate.sh; docs/quality.md says what came of it.
 against=linear
 short=(--max-update 3200)
 row linear resmlp_small_linear "${short[@]}"
-row transformer-1e-3 transformer --encoder-embed-dim 256 --encoder-ffn-embed-dim 1024 --encoder-layers 3 \
-    --encoder-attention-heads 4 --decoder-embed-dim 256 --decoder-ffn-embed-dim 1024 --decoder-layers 3 \
-    --decoder-attention-heads 4 --optimizer adam --adam-betas '(0.9,0.98)' --lr-scheduler inverse_sqrt --lr 1e-3 \
-    "${short[@]}"
 row none resmlp_small_linear --token-mixing none "${short[@]}"
 row heads-4 resmlp_small_linear --mixing-heads 4 "${short[@]}"
 row toeplitz resmlp_small_linear --token-mixing toeplitz "${short[@]}"
-row toeplitz-16 resmlp_small "${short[@]}"
+row toeplitz-16 resmlp_small_linear --token-mixing toeplitz --mixing-heads 16 "${short[@]}"
 row conv resmlp_small_linear --token-mixing conv "${short[@]}"
 row mlp resmlp_small_linear --token-mixing mlp "${short[@]}"
 row layernorm resmlp_small_linear --normalization layer "${short[@]}"

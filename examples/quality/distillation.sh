@@ -1,0 +1,8 @@
+# Learning from what a Transformer and two ResMLPs translate together. A table of scripts/ablate.sh; docs/quality.md
+# says what came of it.
+against=toeplitz-16
+. "$(dirname "$table")/peer.bash"
+row transformer "${transformer[@]}" --lr 1e-3
+row linear resmlp_small_linear
+row toeplitz-16 resmlp_small --normalization affine
+taught transformer,linear,toeplitz-16 taught resmlp_small --normalization affine

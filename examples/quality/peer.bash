@@ -1,0 +1,6 @@
+# fairseq's Transformer in the dimensions of resmlp_small, by the recipe of its own examples. Tables source this.
+transformer=(
+    transformer --encoder-embed-dim 256 --encoder-ffn-embed-dim 1024 --encoder-layers 3 --encoder-attention-heads 4
+    --decoder-embed-dim 256 --decoder-ffn-embed-dim 1024 --decoder-layers 3 --decoder-attention-heads 4
+    --optimizer adam --adam-betas '(0.9,0.98)' --lr-scheduler inverse_sqrt
+)
