@@ -2,13 +2,15 @@
 
     python scripts/lengths.py --models NAME=CHECKPOINT ... --data DATA-BIN --spm MODEL --text NAME=PREFIX ... --out FILE
 
-The models translate PREFIX.SOURCE of each text with beam 4; lines go into buckets by the number of their words. A text
-PREFIX*K is K lines of PREFIX after one another, joined by spaces: longer sentences of the same kind. --longest and
---lines limit what is taken of a text. For each bucket FILE gets the number of lines and the sacreBLEU of each model.
+The models translate PREFIX.SOURCE of each text with beam 4; lines go into buckets by the number of their words, and a
+bucket of fewer than 20 lines, which say nothing, is left out. A text PREFIX*K is K lines of PREFIX after one another,
+joined by spaces: longer sentences of the same kind. --longest and --lines limit what is taken of a text. For each
+bucket FILE gets the number of lines and the sacreBLEU of each model.
 """
 
 import argparse
 import json
+import re
 from pathlib import Path
 
 import sacrebleu
@@ -21,8 +23,8 @@ from fairseq_resmlp.score import surroundings
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", required=True, metavar="NAME=CHECKPOINT")
-    parser.add_argument("--text", nargs="+", required=True, metavar="NAME=PREFIX[*K]")
+    parser.add_argument("--models", nargs="+", required=True, type=pair, metavar="NAME=CHECKPOINT")
+    parser.add_argument("--text", nargs="+", required=True, type=pair, metavar="NAME=PREFIX[*K]")
     parser.add_argument("--data", required=True, help="fairseq's data, for its dictionaries")
     parser.add_argument("--spm", required=True, help="SentencePiece model")
     parser.add_argument("--edges", default="10,15,20,37,60,80", help="last length of each bucket but the last")
@@ -32,8 +34,7 @@ def main() -> None:
     args = parser.parse_args()
     edges = [edge for edge in map(int, args.edges.split(",")) if edge < args.longest]
     models = {}
-    for entry in args.models:
-        name, path = entry.split("=", 1)
+    for name, path in args.models:
         loaded = hub_utils.from_pretrained(
             *(str(Path(path).parent), Path(path).name, str(Path(args.data).absolute())),
             bpe="sentencepiece",
@@ -42,23 +43,30 @@ def main() -> None:
         models[name] = Translator(loaded["args"], loaded["task"], loaded["models"]).eval()
     task = next(iter(models.values())).task
     rows = []
-    for entry in args.text:
-        name, prefix = entry.split("=", 1)
+    for name, prefix in args.text:
         pairs = read(prefix, task.cfg.source_lang, task.cfg.target_lang)
         for first, last in zip([1] + [edge + 1 for edge in edges], [*edges, args.longest]):
             bucket = [pair for pair in pairs if first <= len(pair[0].split()) <= last][: args.lines]
-            if len(bucket) >= 20:  # fewer say nothing
+            if len(bucket) >= 20:
                 sources, references = map(list, zip(*bucket))
                 bleu = {other: score(model, sources, references) for other, model in models.items()}
                 rows.append({"text": name, "words": f"{first} to {last}", "lines": len(bucket), "bleu": bleu})
                 print(json.dumps(rows[-1]), flush=True)
-    found = {"rows": rows, "models": args.models, **surroundings()}
+    found = {"rows": rows, "models": ["=".join(model) for model in args.models], **surroundings()}
     args.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+def pair(entry: str) -> tuple:
+    """(NAME, what it names)."""
+    name, equals, rest = entry.partition("=")
+    if not (name and equals and rest):
+        raise argparse.ArgumentTypeError(f"{entry!r} is not NAME=...")
+    return name, rest
 
 
 def read(prefix: str, source: str, target: str) -> list:
     """Pairs of lines, K joined into one for PREFIX*K."""
-    prefix, _, count = prefix.partition("*")
+    prefix, count = re.fullmatch(r"(.*?)(?:\*([1-9]\d*))?", prefix).groups()
     sides = [Path(f"{prefix}.{lang}").read_text(encoding="utf-8").split("\n")[:-1] for lang in (source, target)]
     K = int(count or 1)
     return [tuple(" ".join(side[i : i + K]) for side in sides) for i in range(0, len(sides[0]) - K + 1, K)]

@@ -454,6 +454,8 @@ def test_bleu_is_told_by_the_length_of_the_source(tmp_path):
     text = (f"short={tmp_path / 'text'}", f"joined={tmp_path / 'text'}*2")
     command = ("python", SCRIPTS / "lengths.py", "--models", *models, "--data", stored, "--text", *text)
     files = ("--spm", stored / "sentencepiece.bpe.model", "--out", tmp_path / "lengths.json")
+    wrong = run(*command, "more", *files, check=False)
+    assert wrong.returncode == 2 and "'more' is not NAME=..." in wrong.stderr
     run(*command, *files, "--edges", "3,4,9", "--longest", "8", "--lines", "30")
     rows = json.loads((tmp_path / "lengths.json").read_text())["rows"]
     # Of 48, 24 and 48 lines, and of 36 pairs of lines, at most 30 each.
