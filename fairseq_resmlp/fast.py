@@ -81,8 +81,8 @@ class Shape:
             entries = getattr(self, f"{stack}_layers") * self.mixing_heads * getattr(self, f"{stack}_N") ** 2
             if entries > ENTRIES:
                 raise InputError(
-                    f"the matrices A of the {stack} have {entries:,} entries, more than {ENTRIES:,}: lower "
-                    f"--{stack}-max-positions"
+                    f"the matrices A of the {stack} have {entries:,} entries, more than {ENTRIES:,}: train with "
+                    f"a smaller --{stack}-max-positions"
                 )
 
     def matrices(self, stack: str) -> Tuple[str, Tuple[int, ...]]:

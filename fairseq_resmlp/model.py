@@ -329,7 +329,9 @@ def _check(cfg: ResMLPConfig, task) -> None:
     for name, kinds in _OF_TOKEN_MIXING.items():
         value, default, option = getattr(cfg, name), getattr(ResMLPConfig, name), f"--{name.replace('_', '-')}"
         if value != default and cfg.token_mixing not in kinds:
-            given, remedy = (option, "leave it out") if default is False else (f"{option} {value}", f"take {default}")
+            given, remedy = f"{option} {value}", f"pass {option} {default}"
+            if default is False:
+                given, remedy = option, "leave it out"
             raise InputError(f"{given} does nothing for --token-mixing {cfg.token_mixing}: {remedy}")
     for side in ("encoder", "decoder"):
         d = getattr(cfg, f"{side}_embed_dim")
@@ -364,7 +366,7 @@ def _defaults(name: str) -> str:
 
 
 def _register(arch: str, changes: Dict[str, object]) -> None:
-    # All options: those that a checkpoint was trained without, as it is older than they are, have their defaults.
+    # All options: a checkpoint that is older than some of them takes the architecture's.
     options = {option.name: getattr(ResMLPConfig, option.name) for option in fields(ResMLPConfig)}
     options.update(changes)
 

@@ -20,7 +20,8 @@ table=$arch # the second argument; rows have their own architectures
 table=$(realpath "$table")
 [ "${jobs:=1}" -ge 1 ] 2> /dev/null || fail "--jobs $jobs is no number of trainings"
 results=$out/$(basename "$table" .sh)
-IFS=, read -ra seeds <<< "${seeds:-1}"
+[[ ${seeds:=1} =~ ^[0-9]+(,[0-9]+)*$ ]] || fail "--seeds $seeds: write numbers joined by commas, such as 1,2,3"
+IFS=, read -ra seeds <<< "$seeds"
 cores=$(nproc)
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > jobs ? cores / jobs : 1))}
 "$root/scripts/prepare.sh" "$corpus_argument" ${from:+--from "$from"} --out "$out"
@@ -36,8 +37,10 @@ begin() {
     shift
     while [ "$(jobs -pr | wc -l)" -ge "$jobs" ]; do wait -n || true; done
     step "$name"
-    "$@" > "$out/$name.log" 2>&1 ||
-        echo "$name failed: $(grep -h error: "$out/$name.log" | tail -n 1) ($out/$name.log)" | tee -a "$results/failed" &
+    "$@" > "$out/$name.log" 2>&1 || {
+        echo "$name failed: $(grep -h error: "$out/$name.log" | tail -n 1) ($out/$name.log)" | tee -a "$results/failed"
+        false
+    } &
 }
 # typed SCRIPT ARGUMENT...: how one would type it
 typed() {
@@ -66,14 +69,14 @@ taught() {
     [ $# -ge 3 ] || fail "$table: row ${2:-} needs a name and an architecture"
     [[ $2 =~ ^[[:alnum:]._-]+$ ]] || fail "$table: the name of row $2 is not of letters, digits, ., - and _"
     local data='' teachers=() name
+    rows+=("$2")
     if [ -n "$1" ]; then
         data=$results/by-${1//,/-}.$seed
         [ -e "$data/command" ] || wait # for the teachers
         for name in ${1//,/ }; do teachers+=("$(printf '%s\n' "$results/$name.$seed"/average*.pt | sort -V | tail -n 1)"); done
         begin "$(basename "$data")" translate_training_text "$data" "$(IFS=:; echo "${teachers[*]}")"
-        wait "$!"
+        wait "$!" || return 0 # nothing to learn from
     fi
-    rows+=("$2")
     begin "$2.$seed" train_and_evaluate "$2.$seed" "$data" "$3" "${@:4}" "${options[@]}" --seed "$seed"
 }
 against=''

@@ -35,6 +35,8 @@ def main() -> None:
     edges = [edge for edge in map(int, args.edges.split(",")) if edge < args.longest]
     models = {}
     for name, path in args.models:
+        if not Path(path).is_file():
+            parser.error(f"--models {name}={path}: there is no such file")
         loaded = hub_utils.from_pretrained(
             *(str(Path(path).parent), Path(path).name, str(Path(args.data).absolute())),
             bpe="sentencepiece",

@@ -84,6 +84,8 @@ def read_row(folder: Path, name: str, test: str) -> dict:
 
 
 def lines(path) -> list:
+    if not Path(path).exists():
+        raise SystemExit(f"error: there is no {path}: scripts/ablate.sh makes what stands in a table")
     return Path(path).read_text(encoding="utf-8").split("\n")[:-1]
 
 

@@ -37,7 +37,7 @@ max_tokens=$((batch_tokens / (devices * update_freq)))
 device_options=(--cpu)
 criterion=fused_label_smoothed_cross_entropy # the same loss in less time and memory
 if [ "$gpus" != 0 ]; then
-    # With --fp16 fairseq rounds the parameters; --amp rounds products alone. Nothing normalises this model's activations.
+    # With --fp16 fairseq rounds the parameters; --amp rounds products alone. Aff does not normalise activations.
     device_options=(--amp)
     criterion=label_smoothed_cross_entropy # the fused one takes two products in float32 where features are in float16
 fi

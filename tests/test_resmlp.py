@@ -642,11 +642,14 @@ def test_every_parameter_gets_a_gradient(options):
     [
         ({"mixing_heads": 3}, "--encoder-embed-dim 16 is not a multiple of --mixing-heads 3"),
         ({"mixing_kernel": 4, "token_mixing": "conv"}, "--mixing-kernel 4 has no middle"),
-        ({"mixing_kernel": 5}, "--mixing-kernel 5 does nothing for --token-mixing linear: take 7"),
+        ({"mixing_kernel": 5}, "--mixing-kernel 5 does nothing for --token-mixing linear: pass --mixing-kernel 7"),
         ({"mixing_heads": 0}, "--mixing-heads 0 is less than 1"),
         ({"mixing_kernel": -1}, "--mixing-kernel -1 is less than 1"),
         ({"mixing_init_std": -0.1}, "--mixing-init-std -0.1 is less than 0"),
-        ({"mixing_heads": 2, "token_mixing": "conv"}, "--mixing-heads 2 does nothing for --token-mixing conv: take 1"),
+        (
+            {"mixing_heads": 2, "token_mixing": "conv"},
+            "--mixing-heads 2 does nothing for --token-mixing conv: pass --mix",
+        ),
         ({"no_mixing_bias": True, "token_mixing": "toeplitz"}, "--no-mixing-bias does nothing for .*: leave it out"),
         ({"mixing_init_std": 0.1, "token_mixing": "mlp"}, "--mixing-init-std 0.1 does nothing for --token-mixing mlp"),
     ],

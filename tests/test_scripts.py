@@ -273,10 +273,11 @@ def test_local_text_is_taken_by_its_names_and_the_rest_held_out(text, archives, 
         (("prepare.sh", "multi30k.en-de", "--from", "{}/none", "--out", "{}/out"), "error: --from: there is no such"),
         (("prepare.sh", "multi30k.en-de", "--from"), "error: --from needs a value"),
         (("ablate.sh", "multi30k.en-de", "{}/none.sh"), "error: no table {}/none.sh: "),
+        (("ablate.sh", "multi30k.en-de", ROOT / "Makefile", "--seeds", "1, 2"), "error: --seeds 1, 2: write"),
     ],
 )
 def test_a_mistake_is_named_in_one_line(tmp_path, command, message):
-    done = run(SCRIPTS / command[0], *(part.format(tmp_path) for part in command[1:]), check=False)
+    done = run(SCRIPTS / command[0], *(str(part).format(tmp_path) for part in command[1:]), check=False)
     assert done.returncode != 0 and message.format(tmp_path) in done.stderr
     assert "Traceback" not in done.stderr
 
@@ -298,7 +299,7 @@ def test_every_corpus_has_the_same_settings():
 
 @pytest.mark.parametrize("table", sorted(ROOT.glob("examples/quality/*.sh")), ids=lambda path: path.stem)
 def test_every_row_of_a_table_is_a_training_that_fairseq_takes(table):
-    tell = "results=R seed=1; row() { taught '' \"$@\"; }; taught() { printf '%s\\0' \"${@:2}\" END; }"
+    tell = "row() { taught '' \"$@\"; }; taught() { printf '%s\\0' \"${@:2}\" END; }"
     done = run("bash", "-euc", f"table={table}; {tell}; . $table")
     rows = [row.strip("\0").split("\0") for row in done.stdout.split("END\0")[:-1]]
     assert len({name for name, *_ in rows}) == len(rows) > 1
@@ -351,8 +352,11 @@ def test_a_table_is_trained_row_by_row_and_put_side_by_side(reproduced, corpus, 
     done = run(*command, "--", "--max-update", "10")
     # What is there with other options stands in the results with its own command.
     table.write_text(rows.replace("--token-mixing none", "--lr 9"))
+    (out / "mixing" / "by-linear-none.7" / "settings").write_text("other teachers")
     changed = run(*command, "--", "--max-update", "10", check=False)
-    assert "mixing/none.7 failed: error: " in changed.stdout and "begun with other settings" in changed.stdout
+    for name in ("none.7", "by-linear-none.7"):
+        assert f"mixing/{name} failed: error: " in changed.stdout and "begun with other settings" in changed.stdout
+    assert "== mixing/pupil-0.5.7" in done.stdout and "== mixing/pupil-0.5.7" not in changed.stdout
     assert len(before) == 3 and {path: path.stat().st_mtime_ns for path in before} == before
     linear, none, pupil = json.loads((out / "mixing" / "results.json").read_text())["rows"]
     commands = (out / "mixing" / "none.7" / "command").read_text().splitlines()

@@ -2,7 +2,7 @@
 # says what came of it.
 against=toeplitz-16
 . "$(dirname "$table")/peer.bash"
-row transformer "${transformer[@]}" --lr 1e-3
+row transformer-1e-3 "${transformer[@]}" --lr 1e-3
 row linear resmlp_small_linear
 row toeplitz-16 resmlp_small --normalization affine
-taught transformer,linear,toeplitz-16 taught resmlp_small --normalization affine
+taught transformer-1e-3,linear,toeplitz-16 taught resmlp_small --normalization affine
