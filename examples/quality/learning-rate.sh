@@ -1,6 +1,5 @@
 # What makes short trainings stable and good: learning rate, warm-up, clipping, the initial A, the optimizer, of the
-# paper's layer and of resmlp_small. The first 1,600 updates. A table of scripts/ablate.sh; docs/learning-rate.md says
-# what came of it.
+# paper's layer and of resmlp_small. The first 1,600 updates. A table of scripts/ablate.sh.
 first=(--max-update 1600 --save-interval-updates 200)
 adam=(--optimizer adam --adam-betas '(0.9,0.98)' --lr-scheduler inverse_sqrt)
 row linear-lr-0.025 resmlp_small_linear --lr 0.025 "${first[@]}"
