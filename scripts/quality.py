@@ -2,11 +2,12 @@
 
     python scripts/quality.py FOLDER --test TEST --rows NAME ... [--against NAME]
 
-FOLDER holds NAME.SEED/TEST/scores.json and NAME.SEED/command, as scripts/ablate.sh makes them. The results are
-printed, and written to FOLDER/results.json: for each row mean and standard deviation over its seeds of sacreBLEU and
-chrF2 on the test set and of the perplexity on the validation set, parameters, seconds of training; and, of each seed,
-the difference in sacreBLEU from the same seed of --against with the p of the paired bootstrap, and the commands of its
-training.
+FOLDER holds NAME.SEED/TEST/scores.json, NAME.SEED/train.log and NAME.SEED/command, as scripts/ablate.sh makes them. The
+results are printed, and written to FOLDER/results.json: for each row mean and standard deviation over its seeds of
+sacreBLEU and chrF2 on the test set and of the perplexity on the validation set, parameters, seconds of training; and,
+of each seed, the commands and the validation perplexities of its training, and, beside the same seed of --against, the
+difference in sacreBLEU with the p of the paired bootstrap, and the updates after which its perplexity was as low as the
+other's at the end.
 """
 
 import argparse
@@ -17,6 +18,7 @@ from statistics import mean, stdev
 
 from results import commands_of, quality_table
 
+from fairseq_resmlp import curves, run_folder
 from fairseq_resmlp.score import compare, surroundings
 
 
@@ -40,6 +42,8 @@ def main() -> None:
             if other and row["name"] != args.against:
                 found = compare(lines(run["translation"]), lines(other["translation"]), lines(run["reference"]))[0]
                 run.update(difference=found.difference, p=found.p_value)
+                reached = (update for update, value in run["curve"] if value <= other["curve"][-1][1])
+                run["level_after"] = next(reached, None)
     for run in (run for row in rows for run in row["runs"]):
         del run["translation"], run["reference"]  # where they lie is of this machine
     results = {"against": args.against, "rows": rows, **surroundings()}
@@ -68,6 +72,7 @@ def read_row(folder: Path, name: str, test: str) -> dict:
                     "signature": scores["sacreBLEU"]["signature"],
                     "chrf": scores["chrF2"]["value"],
                     "valid_perplexity": float(report["records"]["valid_perplexity"]),
+                    "curve": list(zip(*curves.read(run_folder.find(str(file.parents[1])))["valid"]["ppl"])),
                     "parameters": report["checkpoint"]["parameters"],
                     "updates": report["checkpoint"]["updates"],
                     "seconds": report["checkpoint"]["training_seconds"],

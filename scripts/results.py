@@ -167,26 +167,21 @@ def quality_table(found) -> str:
 
     against, rows = found["against"], []
     for row in found["rows"]:
-        differences = [run for run in row["runs"] if "difference" in run]
-        compared = ""
-        if differences:
-            mean = sum(run["difference"] for run in differences) / len(differences)
-            probabilities = ", ".join(f"{run['p']:.3f}" for run in differences)
-            compared = f"{mean:+.1f} (p {probabilities})"
-        rows.append(
-            [
-                *(row["name"], len(row["runs"]), spread(row, "bleu"), compared),
-                *(spread(row, "chrf"), spread(row, "valid_perplexity", 2)),
-                *(f"{row['parameters'] / 1e6:.2f}M", f"{row['seconds']:,.0f}"),
-            ]
-        )
-    head = ["", "seeds", "sacreBLEU", f"against {against}", "chrF2", "valid perplexity", "parameters"]
-    head += ["seconds of training"]
-    if not against:
-        rows, head = ([cell for i, cell in enumerate(row) if i != 3] for row in rows), head[:3] + head[4:]
+        cells = {"": row["name"], "seeds": len(row["runs"]), "sacreBLEU": spread(row, "bleu")}
+        if against:
+            compared = [run for run in row["runs"] if "difference" in run]
+            mean = f"{sum(run['difference'] for run in compared) / len(compared):+.1f}" if compared else ""
+            probabilities = ", ".join(f"{run['p']:.3f}" for run in compared)
+            level = (f"{run['level_after']:,}" if run["level_after"] else "–" for run in compared)
+            cells[f"against {against}"] = mean and f"{mean} (p {probabilities})"
+            cells["level after updates"] = ", ".join(level)
+        cells["valid perplexity"] = spread(row, "valid_perplexity", 2)
+        cells.update({"chrF2": spread(row, "chrf"), "parameters": f"{row['parameters'] / 1e6:.2f}M"})
+        rows.append({**cells, "seconds of training": f"{row['seconds']:,.0f}"})
     run, machine = found["rows"][0]["runs"][0], found["machine"]
     about = f"{run['corpus']}, {run['test']}, `{run['signature']}`, {machine['gpu'] or machine['cpu']}"
-    return table(head, rows) + f"\n{about}, torch {found['versions']['torch']}, {found['date'][:10]}\n"
+    about += f", torch {found['versions']['torch']}, {found['date'][:10]}"
+    return table(list(rows[0]), [row.values() for row in rows]) + f"\n{about}\n"
 
 
 def commands(files) -> str:

@@ -429,6 +429,10 @@ def test_seeds_are_averaged_and_compared_seed_by_seed(tmp_path):
         }
         (folder / "scores.json").write_text(json.dumps(report))
         (folder.parent / "command").write_text(f"scripts/train.sh c resmlp_tiny --name {folder.parent.name}\n")
+        perplexities = {400: 90.0, 800: 30.0, 1200: 20.0 * seed - words}  # of short 16 and 36, of whole 14 and 34
+        perplexities[1600] = perplexities[1200] - 1
+        log = "| epoch 001 | valid on 'valid' subset | loss 4 | ppl {} | num_updates {}\n"
+        (folder.parent / "train.log").write_text("".join(log.format(y, x) for x, y in perplexities.items()))
 
     for seed in (1, 2):
         made("short", seed, words=4)
@@ -444,7 +448,12 @@ def test_seeds_are_averaged_and_compared_seed_by_seed(tmp_path):
     assert (whole["bleu"], whole["bleu_deviation"], whole["seconds"]) == (21.0, pytest.approx(50**0.5), 90.0)
     assert [run["p"] < 0.05 for run in whole["runs"]] == [True, True] and whole["runs"][0]["difference"] > 0
     assert "difference" not in short["runs"][0]
-    assert "| whole | 2 | 21.0 ± 7.1 | +" in done.stdout
+    # short ends at 15 and 35: whole is there at 14 and, of seed 2, at 30.
+    assert [run["level_after"] for run in whole["runs"]] == [1200, 800]
+    table = r"^\| {} ± 7.1 \| {}\S+ \(p .*\) \| {} \| 7.50 ± 0.00 \|"
+    assert re.search(table.format(r"whole \| 2 \| 21.0", r"\+", "1,200, 800"), done.stdout, re.M)
+    never = run(*command, "whole").stdout  # of seed 1
+    assert re.search(table.format(r"short \| 2 \| 19.0", "-", "–, 800"), never, re.M)
     assert "scripts/train.sh c resmlp_tiny --name whole.1\n" in done.stdout
 
 
