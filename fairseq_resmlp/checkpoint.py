@@ -4,11 +4,13 @@ import pickle
 from argparse import Namespace
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import fields
 from typing import Any, Callable, Dict, Iterator, List, Optional
 
 import numpy as np
 import torch
-from omegaconf import OmegaConf
+from fairseq.models import ARCH_MODEL_NAME_REGISTRY, MODEL_DATACLASS_REGISTRY
+from omegaconf import OmegaConf, open_dict
 
 from .archive import reason, safe_to_load
 from .errors import InputError
@@ -67,6 +69,19 @@ def check(state: Any, path: str) -> None:
     if any("${" in text for text in _texts([options, state.get("args")])):
         # OmegaConf would put in what they name, such as secrets of the environment into an address to fetch from.
         raise InputError(f"{path} is refused: its options refer to other values by ${{...}}, which fairseq never saves")
+
+
+def complete(state: Dict[str, Any]) -> None:
+    """Give a ResMLP the options that came after it was trained, at the value by which it stays the model it was.
+
+    That is the default of `ResMLPConfig`. fairseq would take the architecture's, which may have changed since.
+    """
+    options = (state.get("cfg") or {}).get("model")
+    if ARCH_MODEL_NAME_REGISTRY.get(getattr(options, "_name", None)) == "resmlp":
+        with open_dict(options):
+            for option in fields(MODEL_DATACLASS_REGISTRY["resmlp"]):
+                if options.get(option.name) is None:
+                    options[option.name] = option.default
 
 
 def _texts(values: List[Any]) -> Iterator[str]:

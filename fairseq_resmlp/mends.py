@@ -91,6 +91,7 @@ def load_only_harmless_checkpoints() -> None:
         with archive.safe_to_load(path):
             state = load_to_cpu(path, *args, **kwargs)
             checkpoint.check(state, path)
+            checkpoint.complete(state)
             also_check = checkpoint.also_check.get()
             if also_check:
                 also_check(state, path)

@@ -83,6 +83,10 @@ class TokenMixing(nn.Module):
         """Do what can be done, in a decoder, of the work of the modules around. Returns what is left of them."""
         return pre, post
 
+    def length_in(self, state_dict: Dict[str, Tensor], name: str) -> Optional[int]:
+        """N of the layer `name` of a checkpoint, or None if it has none or is of another kind."""
+        return None
+
 
 def fit(x: Tensor, dim: int, size: int) -> Tensor:
     """Cut a dimension of x down to a size, or fill it up with zeros."""

@@ -212,10 +212,12 @@ class ResMLPModel(FairseqEncoderDecoderModel):
     def upgrade_state_dict_named(self, state_dict: Dict[str, Tensor], name: str) -> None:
         """Say so where a checkpoint has another N; the mixing then fits its matrices."""
         for side, stack in (("encoder", self.encoder), ("decoder", self.decoder)):
-            b = state_dict.get(f"{side}.layers.0.mixing.b", state_dict.get(f"{side}.positions.P"))  # what has an N
-            if b is not None and len(b) != stack.N:
+            N = stack.layers[0].mixing.length_in(state_dict, f"{side}.layers.0.mixing")
+            if N is None and f"{side}.positions.P" in state_dict:
+                N = len(state_dict[f"{side}.positions.P"])
+            if N not in (None, stack.N):
                 logger.warning(
-                    f"this checkpoint's {side} has N = {len(b)}, fitted to --{side}-max-positions {stack.N}; "
+                    f"this checkpoint's {side} has N = {N}, fitted to --{side}-max-positions {stack.N}; "
                     "to train it further pass --reset-optimizer, whose state has the old size"
                 )
         super().upgrade_state_dict_named(state_dict, name)
@@ -366,7 +368,6 @@ def _defaults(name: str) -> str:
 
 
 def _register(arch: str, changes: Dict[str, object]) -> None:
-    # All options: a checkpoint that is older than some of them takes the architecture's.
     options = {option.name: getattr(ResMLPConfig, option.name) for option in fields(ResMLPConfig)}
     options.update(changes)
 

@@ -113,7 +113,7 @@ class LinearMixing(TokenMixing):
         self.A = nn.Parameter(A if self.heads > 1 else A[0])
         b = torch.zeros(self.N)
         if cfg.no_mixing_bias:
-            self.register_buffer("b", b)
+            self.register_buffer("b", b, persistent=False)
         else:
             self.b = nn.Parameter(b)
 
@@ -170,12 +170,21 @@ class LinearMixing(TokenMixing):
 
     def upgrade_state_dict_named(self, state_dict: Dict[str, Tensor], name: str) -> None:
         """Fit a checkpoint trained with another N: cut it down, or fill up with harmless zeros."""
-        A, b = state_dict.get(f"{name}.A"), state_dict.get(f"{name}.b")
-        if A is None or b is None:
+        if self.length_in(state_dict, name) is None:
             return
-        A = fit(fit(A, -1, self.N), -2, self.N)
+        A = fit(fit(state_dict[f"{name}.A"], -1, self.N), -2, self.N)
         state_dict[f"{name}.A"] = A.tril() if self.causal else A
-        state_dict[f"{name}.b"] = fit(b, 0, self.N)
+        self.fit_bias(state_dict, name)
+
+    def length_in(self, state_dict: Dict[str, Tensor], name: str) -> Optional[int]:
+        A = state_dict.get(f"{name}.A")
+        return None if A is None else A.size(-1)
+
+    def fit_bias(self, state_dict: Dict[str, Tensor], name: str) -> None:
+        """Fit b, if there is one. A checkpoint may have the zeros of a layer without b, which once were stored."""
+        b = state_dict.pop(f"{name}.b", None)
+        if b is not None and ("b" in self._parameters or b.any()):
+            state_dict[f"{name}.b"] = fit(b, 0, self.N)
 
 
 TOKEN_MIXING["linear"] = LinearMixing

@@ -36,9 +36,9 @@ class ToeplitzMixing(LinearMixing):
     """
 
     def add_parameters(self, cfg) -> None:
-        """a and b, at zero."""
+        """a, at zero, and no b."""
         self.a = nn.Parameter(torch.zeros(self.heads, self.N if self.causal else 2 * self.N - 1))
-        self.register_buffer("b", torch.zeros(self.N))
+        self.register_buffer("b", torch.zeros(self.N), persistent=False)
 
     def matrix(self, T: int) -> Tensor:
         """A for T positions. Shape: h x T x T."""
@@ -56,15 +56,21 @@ class ToeplitzMixing(LinearMixing):
 
     def upgrade_state_dict_named(self, state_dict: Dict[str, Tensor], name: str) -> None:
         """Fit a checkpoint trained with another N: cut offsets off, or fill up with zeros."""
-        a, b = state_dict.get(f"{name}.a"), state_dict.get(f"{name}.b")
-        if a is None or b is None:
+        N = self.length_in(state_dict, name)
+        if N is None:
             return
+        a = state_dict[f"{name}.a"]
         if self.causal:
             a = fit(a, 1, self.N)
         else:  # offset 0 stands in the middle
-            before, after = a[:, : len(b)].flip(1), a[:, len(b) :]
+            before, after = a[:, :N].flip(1), a[:, N:]
             a = torch.cat([fit(before, 1, self.N).flip(1), fit(after, 1, self.N - 1)], 1)
-        state_dict[f"{name}.a"], state_dict[f"{name}.b"] = a, fit(b, 0, self.N)
+        state_dict[f"{name}.a"] = a
+        self.fit_bias(state_dict, name)
+
+    def length_in(self, state_dict: Dict[str, Tensor], name: str) -> Optional[int]:
+        a = state_dict.get(f"{name}.a")
+        return None if a is None else a.size(1) if self.causal else (a.size(1) + 1) // 2
 
 
 class ConvMixing(TokenMixing):
@@ -119,7 +125,7 @@ class MLPMixing(TokenMixing):
 
     def upgrade_state_dict_named(self, state_dict: Dict[str, Tensor], name: str) -> None:
         """Fit a checkpoint trained with another N: cut it down, or fill up with what is harmless and can be trained."""
-        if f"{name}.A1" not in state_dict:
+        if self.length_in(state_dict, name) is None:
             return
         old = len(state_dict[f"{name}.A1"])  # units
         N, units = self.N, self.expansion * self.N
@@ -130,6 +136,10 @@ class MLPMixing(TokenMixing):
             state_dict[f"{name}.{part}"] = tensor
         A1 = state_dict[f"{name}.A1"]
         state_dict[f"{name}.A1"] = torch.cat([A1[:old], self.A1.detach()[old:].to(A1)])  # new units see their position
+
+    def length_in(self, state_dict: Dict[str, Tensor], name: str) -> Optional[int]:
+        A1 = state_dict.get(f"{name}.A1")
+        return None if A1 is None else A1.size(1)
 
 
 TOKEN_MIXING.update(none=NoMixing, mlp=MLPMixing, conv=ConvMixing, toeplitz=ToeplitzMixing)

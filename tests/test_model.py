@@ -85,6 +85,19 @@ def test_the_small_architectures_differ_in_what_quality_was_measured_for():
     assert {**vars(paper), **same} == {**vars(small), **same}
 
 
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_a_checkpoint_stays_the_model_it_was_when_its_architecture_changes(arch, tmp_path):
+    """The stored one is older than most options; the architectures have got other values for some since."""
+    shutil.copytree(STORED, tmp_path / "model")
+    state = torch.load(STORED / "model.pt", weights_only=True)
+    assert "normalization" not in state["cfg"]["model"]
+    state["cfg"]["model"]["_name"] = arch
+    torch.save(state, tmp_path / "model" / "model.pt")
+    (first,) = ResMLPModel.load(STORED)[2]
+    (second,) = ResMLPModel.load(tmp_path / "model")[2]
+    assert str(first) == str(second)
+
+
 def test_tied_embeddings_are_one_parameter():
     model = ResMLPModel.build_model(ResMLPConfig(share_all_embeddings=True), make_task())
     assert model.encoder.embed_tokens.weight is model.decoder.embed_tokens.weight

@@ -676,6 +676,33 @@ def test_without_a_bias_b_stays_at_zero():
     assert mixing.A.any() and not mixing.b.any()
 
 
+WITHOUT_BIAS = [{"no_mixing_bias": True}, {"token_mixing": "toeplitz"}]
+
+
+@pytest.mark.parametrize("options", WITHOUT_BIAS, ids=str)
+def test_a_b_that_is_not_there_is_not_stored(options):
+    """It would be counted as a parameter. Checkpoints have been written with its zeros, and still load."""
+    model = make_model(**options)
+    state = model.state_dict()
+    assert not any(name.endswith("mixing.b") for name in state)
+    stored = {**state, "encoder.layers.0.mixing.b": torch.zeros(24)}
+    model.load_state_dict(stored)
+    stored["encoder.layers.0.mixing.b"] = torch.ones(24)
+    with pytest.raises(InputError, match=r"another model: Unexpected .*mixing\.b"):
+        model.load_state_dict(stored)
+    with pytest.raises(InputError, match=r"another model: Missing .*mixing\.b"):
+        make_model().load_state_dict(make_model(no_mixing_bias=True).state_dict())
+
+
+@pytest.mark.parametrize("options", VARIANTS, ids=str)
+def test_another_n_is_told(options, caplog):
+    state = make_model(encoder_max_positions=14, **options).state_dict()
+    make_model(**options).load_state_dict(state)
+    told = [record.message for record in caplog.records if "this checkpoint's encoder has N = 14" in record.message]
+    has_an_n = options.get("token_mixing") not in ("none", "conv") or "positional_embeddings" in options
+    assert len(told) == has_an_n and "decoder has N" not in caplog.text
+
+
 def test_sinusoidal_positions_are_those_of_the_transformer():
     """Half sines, half cosines, of wavelengths up to 10,000 times 2 pi, in the size of the embeddings of tokens."""
     d = 16
