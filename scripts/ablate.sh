@@ -13,14 +13,14 @@
 #
 # The models are in DIR/TABLE/NAME.SEED, the results in DIR/TABLE/results.json. It can be stopped anywhere and run
 # again: what is done is not done twice, and what was begun goes on.
-accepts='--seeds --jobs --from --out --'
+accepts='TABLE --seeds --jobs --from --out --'
 . "$(dirname "$0")/common.sh"
-table=$arch # the second argument; rows have their own architectures
-[ -f "$table" ] || fail "no table $table: $0 --help says what one is"
-table=$(realpath "$table")
+[ -n "$second" ] || fail "name a table, such as $(ls "$root"/examples/quality/*.sh | head -n 1)"
+[ -f "$second" ] || fail "no table $second: $0 --help says what one is"
+table=$(realpath "$second")
 [ "${jobs:=1}" -ge 1 ] 2> /dev/null || fail "--jobs $jobs is no number of trainings"
 results=$out/$(basename "$table" .sh)
-[[ ${seeds:=1} =~ ^[0-9]+(,[0-9]+)*$ ]] || fail "--seeds $seeds: write numbers joined by commas, such as 1,2,3"
+[[ ${seeds:=1} =~ ^(0|[1-9][0-9]*)(,(0|[1-9][0-9]*))*$ ]] || fail "--seeds $seeds: write numbers joined by commas, such as 1,2,3"
 IFS=, read -ra seeds <<< "$seeds"
 cores=$(nproc)
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > jobs ? cores / jobs : 1))}
@@ -69,11 +69,20 @@ taught() {
     [ $# -ge 3 ] || fail "$table: row ${2:-} needs a name and an architecture"
     [[ $2 =~ ^[[:alnum:]._-]+$ ]] || fail "$table: the name of row $2 is not of letters, digits, ., - and _"
     local data='' teachers=() name
+    for name in ${1//,/ }; do
+        [[ " ${rows[*]} " == *" $name "* ]] || fail "$table: row $2 is taught by $name, which is no row above it"
+    done
     rows+=("$2")
     if [ -n "$1" ]; then
         data=$results/by-${1//,/-}.$seed
         [ -e "$data/command" ] || wait # for the teachers
-        for name in ${1//,/ }; do teachers+=("$(printf '%s\n' "$results/$name.$seed"/average*.pt | sort -V | tail -n 1)"); done
+        for name in ${1//,/ }; do
+            teachers+=("$(printf '%s\n' "$results/$name.$seed"/average*.pt | sort -V | tail -n 1)")
+            [ -e "${teachers[-1]}" ] || {
+                echo "$2.$seed failed: its teacher $name.$seed has not been trained" | tee -a "$results/failed"
+                return 0
+            }
+        done
         begin "$(basename "$data")" translate_training_text "$data" "$(IFS=:; echo "${teachers[*]}")"
         wait "$!" || return 0 # nothing to learn from
     fi
@@ -89,5 +98,8 @@ for seed in "${seeds[@]}"; do
     . "$table"
 done
 wait
-python "$root/scripts/quality.py" "$results" --test "$(test_sets | head -n 1)" --rows "${rows[@]}" ${against:+--against "$against"}
+status=0
+python "$root/scripts/quality.py" "$results" --test "$(test_sets | head -n 1)" --rows "${rows[@]}" \
+    ${against:+--against "$against"} || status=$?
 [ ! -e "$results/failed" ] || fail "$(wc -l < "$results/failed") of the trainings failed: $results/failed"
+exit "$status"

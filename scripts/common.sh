@@ -1,5 +1,5 @@
 # What the other scripts share: options, set-up, the corpus. Sourced, not run; the
-# script has named the options that it takes in `accepts`.
+# script has named what it takes in `accepts`: ARCH or TABLE, if it has a second argument, and its options.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
@@ -44,6 +44,25 @@ no_one_else_in() {
     flock -n 9 || fail "another run is working in $1"
 }
 
+# option NAME DEFAULT: the value that OPTION... give it, the last one as for fairseq.
+option() {
+    local i value=$2
+    for ((i = 0; i < ${#options[@]}; i++)); do
+        case ${options[i]} in
+            "$1") value=${options[i + 1]-} ;;
+            "$1="*) value=${options[i]#*=} ;;
+        esac
+    done
+    echo "$value"
+}
+
+# content_of FILE[:FILE...]: the SHA-256 of each, joined by colons
+content_of() {
+    local files
+    IFS=: read -ra files <<< "$1"
+    sha256sum "${files[@]}" | cut -d' ' -f1 | paste -sd:
+}
+
 # test_sets: the names of the splits that are neither train nor valid, in order
 test_sets() {
     local i
@@ -60,7 +79,7 @@ same_settings() {
         "remove the folder, or remove that file to go on all the same. The settings now: $2"
 }
 
-corpus='' arch='' name='' from='' mirror='' out='' data='' against='' teacher='' into='' table='' seeds='' jobs='' options=()
+corpus='' second='' name='' from='' mirror='' out='' data='' against='' teacher='' into='' table='' seeds='' jobs='' options=()
 while [ $# -gt 0 ]; do
     case $1 in
         -h | --help) usage ;;
@@ -75,7 +94,15 @@ while [ $# -gt 0 ]; do
             printf -v "${1#--}" %s "$2"
             shift
             ;;
-        *) if [ -z "$corpus" ]; then corpus=$1; elif [ -z "$arch" ]; then arch=$1; else fail "one argument too many: $1"; fi ;;
+        *)
+            if [ -z "$corpus" ]; then
+                corpus=$1
+            elif [ -z "$second" ] && [[ $accepts =~ ^(ARCH|TABLE) ]]; then
+                second=$1
+            else
+                fail "one argument too many: $1"
+            fi
+            ;;
     esac
     shift
 done
@@ -90,7 +117,7 @@ corpora=$(cd "$root/examples" && ls -d ./*/corpus.sh | sed 's|^\./||; s|/corpus.
 . "$folder/corpus.sh"
 corpus=$(basename "$folder")
 out=${out:-runs/$corpus}
-arch=${arch:-$default_arch}
+arch=${second:-$default_arch}
 model=$out/${name:-$arch}
 plugin=$(realpath --relative-to . "$root/fairseq_resmlp")
 

@@ -14,11 +14,9 @@ accepts='--teacher --out --into --'
 . "$(dirname "$0")/common.sh"
 [ -e "$out/data-bin" ] || fail "$out/data-bin is not there: run scripts/prepare.sh $corpus first"
 [ -n "$teacher" ] || fail "--teacher is missing: the checkpoint that translates the training text"
-IFS=: read -ra teachers <<< "$teacher"
-for file in "${teachers[@]}"; do [ -f "$file" ] || fail "--teacher $file: there is no such file"; done
+of_teacher=$(content_of "$teacher") || fail "--teacher $teacher: name checkpoints that are there, joined by colons"
 into=${into:-$out/distilled}
 no_one_else_in "$into"
-of_teacher=$(sha256sum "${teachers[@]}" | cut -d' ' -f1 | paste -sd:)
 same_settings "$into/settings" "$of_teacher $(sha256sum < "$out/pieces/train.$source") $(declare -p beam lenpen options)"
 
 step "$corpus, distilled 1/2: the teacher's translation of the training text"

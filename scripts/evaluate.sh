@@ -12,7 +12,7 @@
 #
 # For each test set it writes a folder DIR/NAME/TEST with the translation, scores.txt and scores.json, in place of one by
 # another model or with other options.
-accepts='--name --out --against --'
+accepts='ARCH --name --out --against --'
 . "$(dirname "$0")/common.sh"
 mapfile -t checkpoints < <(find "$model/checkpoints" -name 'checkpoint_*_*.pt' 2> /dev/null | sort -V | tail -n "$average")
 [ ${#checkpoints[@]} -gt 0 ] || fail "no checkpoints in $model/checkpoints: scripts/train.sh $corpus $arch writes one" \

@@ -17,8 +17,9 @@ import sacrebleu
 import torch
 from fairseq import hub_utils
 
+from fairseq_resmlp.errors import InputError
 from fairseq_resmlp.lines import Translator
-from fairseq_resmlp.score import surroundings
+from fairseq_resmlp.score import read_parallel, surroundings
 
 
 def main() -> None:
@@ -44,16 +45,21 @@ def main() -> None:
         )
         models[name] = Translator(loaded["args"], loaded["task"], loaded["models"]).eval()
     task = next(iter(models.values())).task
+    try:
+        texts = [(name, read(prefix, task.cfg.source_lang, task.cfg.target_lang)) for name, prefix in args.text]
+    except InputError as error:
+        parser.error(f"--text: {error}")
     rows = []
-    for name, prefix in args.text:
-        pairs = read(prefix, task.cfg.source_lang, task.cfg.target_lang)
+    for name, pairs in texts:
         for first, last in zip([1] + [edge + 1 for edge in edges], [*edges, args.longest]):
             bucket = [pair for pair in pairs if first <= len(pair[0].split()) <= last][: args.lines]
-            if len(bucket) >= 20:
-                sources, references = map(list, zip(*bucket))
-                bleu = {other: score(model, sources, references) for other, model in models.items()}
-                rows.append({"text": name, "words": f"{first} to {last}", "lines": len(bucket), "bleu": bleu})
-                print(json.dumps(rows[-1]), flush=True)
+            if len(bucket) < 20:
+                print(f"{name}, {first} to {last} words: left out, it has {len(bucket)} lines")
+                continue
+            sources, references = map(list, zip(*bucket))
+            bleu = {other: score(model, sources, references) for other, model in models.items()}
+            rows.append({"text": name, "words": f"{first} to {last}", "lines": len(bucket), "bleu": bleu})
+            print(json.dumps(rows[-1]), flush=True)
     found = {"rows": rows, "models": ["=".join(model) for model in args.models], **surroundings()}
     args.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
@@ -69,8 +75,11 @@ def pair(entry: str) -> tuple:
 def read(prefix: str, source: str, target: str) -> list:
     """Pairs of lines, K joined into one for PREFIX*K."""
     prefix, count = re.fullmatch(r"(.*?)(?:\*([1-9]\d*))?", prefix).groups()
-    sides = [Path(f"{prefix}.{lang}").read_text(encoding="utf-8").split("\n")[:-1] for lang in (source, target)]
-    K = int(count or 1)
+    files = [f"{prefix}.{language}" for language in (source, target)]
+    for file in files:
+        if not Path(file).is_file():
+            raise InputError(f"there is no {file}")
+    sides, K = [text.lines for text in read_parallel(*files)], int(count or 1)
     return [tuple(" ".join(side[i : i + K]) for side in sides) for i in range(0, len(sides[0]) - K + 1, K)]
 
 

@@ -19,7 +19,7 @@ from statistics import mean, stdev
 from results import commands_of, quality_table
 
 from fairseq_resmlp import curves, run_folder
-from fairseq_resmlp.score import compare, surroundings
+from fairseq_resmlp.score import compare, read_text, surroundings
 
 
 def main() -> None:
@@ -30,22 +30,22 @@ def main() -> None:
     parser.add_argument("--against", metavar="NAME", help="the row that the others are compared with")
     args = parser.parse_args()
     if args.against and args.against not in args.rows:
-        parser.error(f"--against {args.against} is none of the rows: {', '.join(args.rows)}")
+        raise SystemExit(f"error: --against {args.against} is none of the rows: {', '.join(args.rows)}")
     rows = [read_row(args.folder, name, args.test) for name in args.rows]
     rows = [row for row in rows if row["runs"]]
     if not rows:
-        parser.error(f"{args.folder} has no scores on {args.test} yet")
+        raise SystemExit(f"error: {args.folder} has no scores on {args.test} yet: scripts/ablate.sh makes them")
     others = {run["seed"]: run for row in rows if row["name"] == args.against for run in row["runs"]}
     for row in rows:
         for run in row["runs"]:
             other = others.get(run["seed"])
             if other and row["name"] != args.against:
-                found = compare(lines(run["translation"]), lines(other["translation"]), lines(run["reference"]))[0]
+                found = compare(run["translation"], other["translation"], run["reference"])[0]
                 run.update(difference=found.difference, p=found.p_value)
                 reached = (update for update, value in run["curve"] if value <= other["curve"][-1][1])
                 run["level_after"] = next(reached, None)
     for run in (run for row in rows for run in row["runs"]):
-        del run["translation"], run["reference"]  # where they lie is of this machine
+        del run["translation"], run["reference"]
     results = {"against": args.against, "rows": rows, **surroundings()}
     text = json.dumps(results, ensure_ascii=False, indent=1) + "\n"
     (args.folder / "results.json").write_text(text, encoding="utf-8")
@@ -61,11 +61,12 @@ def read_row(folder: Path, name: str, test: str) -> dict:
         file = folder / f"{name}.{seed}" / test / "scores.json"
         if file.exists():
             report = json.loads(file.read_text(encoding="utf-8"))
+            translation = file.with_name(Path(report["hypotheses"]["file"]).name)
             scores = {score["name"]: score for score in report["scores"]}
             runs.append(
                 {
                     "seed": seed,
-                    "commands": lines(folder / f"{name}.{seed}" / "command"),
+                    "commands": there(file.parents[1] / "command").read_text(encoding="utf-8").splitlines(),
                     "corpus": report["records"]["corpus"],
                     "test": report["records"]["test"],
                     "bleu": scores["sacreBLEU"]["value"],
@@ -76,8 +77,8 @@ def read_row(folder: Path, name: str, test: str) -> dict:
                     "parameters": report["checkpoint"]["parameters"],
                     "updates": report["checkpoint"]["updates"],
                     "seconds": report["checkpoint"]["training_seconds"],
-                    "translation": report["hypotheses"]["file"],
-                    "reference": report["reference"]["file"],
+                    "translation": scored(translation, report["hypotheses"]),
+                    "reference": scored(Path(report["reference"]["file"]), report["reference"]),
                 }
             )
     row = {"name": name, "runs": runs}
@@ -88,10 +89,18 @@ def read_row(folder: Path, name: str, test: str) -> dict:
     return row
 
 
-def lines(path) -> list:
-    if not Path(path).exists():
+def scored(path: Path, found: dict) -> list:
+    """The lines of a file, which must be those that `found` tells of."""
+    text = read_text(there(path))
+    if text.sha256 != found["sha256"]:
+        raise SystemExit(f"error: {path} is not the text that was scored: scripts/ablate.sh scores it again")
+    return text.lines
+
+
+def there(path: Path) -> Path:
+    if not path.exists():
         raise SystemExit(f"error: there is no {path}: scripts/ablate.sh makes what stands in a table")
-    return Path(path).read_text(encoding="utf-8").split("\n")[:-1]
+    return path
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@
 #   OPTION...      more options for fairseq-train
 #
 # It can be stopped at any point and run again: what is done is not done twice.
-accepts='--teacher --from --mirror --out --'
+accepts='ARCH --teacher --from --mirror --out --'
 . "$(dirname "$0")/common.sh"
 "$root/scripts/prepare.sh" "$corpus_argument" ${from:+--from "$from"} ${mirror:+--mirror "$mirror"} --out "$out"
 if [ -n "$teacher" ]; then

@@ -181,6 +181,8 @@ def quality_table(found) -> str:
     run, machine = found["rows"][0]["runs"][0], found["machine"]
     about = f"{run['corpus']}, {run['test']}, `{run['signature']}`, {machine['gpu'] or machine['cpu']}"
     about += f", torch {found['versions']['torch']}, {found['date'][:10]}"
+    if against:
+        about += f"; against {against}: the mean over common seeds, and the p of each by paired bootstrap"
     return table(list(rows[0]), [row.values() for row in rows]) + f"\n{about}\n"
 
 

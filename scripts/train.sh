@@ -15,7 +15,7 @@
 #   torchrun --nproc-per-node 2 --no-python scripts/train.sh CORPUS ARCH
 #
 # Run again, it goes on from its last checkpoint. Several machines need DIR on a file system that they share.
-accepts='--name --out --data --'
+accepts='ARCH --name --out --data --'
 . "$(dirname "$0")/common.sh"
 if [ -z "$data" ]; then
     [ -e "$out/data-bin" ] || fail "$out/data-bin is not there: run scripts/prepare.sh $corpus first"
@@ -31,8 +31,9 @@ max_tokens=$((batch_tokens / (devices * update_freq)))
 
 [ "$max_tokens" -gt 250 ] || fail "$batch_tokens tokens an update are $max_tokens for each of $devices devices, fewer than" \
     "the longest sentence has: use fewer devices (CUDA_VISIBLE_DEVICES), or raise batch_tokens in $folder/corpus.sh"
-[ $((updates % save_updates)) = 0 ] || fail "updates=$updates is not a multiple of save_updates=$save_updates: the last" \
-    "ones would not be in the average"
+updates=$(option --max-update "$updates") save_updates=$(option --save-interval-updates "$save_updates")
+[ $((updates % save_updates)) = 0 ] || fail "$updates updates (--max-update) are not a multiple of $save_updates" \
+    "(--save-interval-updates): the last ones would not be in the average"
 
 device_options=(--cpu)
 criterion=fused_label_smoothed_cross_entropy # the same loss in less time and memory
@@ -57,8 +58,10 @@ if [ "${RANK:-0}" = 0 ]; then
     log=$model/train.log
     no_one_else_in "$model"
     # One model is never trained by two recipes. It can be trained for longer: updates are not among these.
-    settings=$(declare -p dropout lr warmup_updates criterion devices max_tokens update_freq options)
+    settings=$(declare -p arch dropout lr warmup_updates criterion devices max_tokens update_freq options)
     [ -z "$data" ] || settings+=" data: $(sha256sum < "$data/data-bin/train.$source-$target.$target.bin")"
+    teacher=$(option --teacher '')
+    [ -z "$teacher" ] || settings+=" teacher: $(content_of "$teacher")"
     same_settings "$model/settings" "$settings"
     cp "$text/pieces/train.json" "$model" # for evaluate.sh: what it learned from
     step "$corpus, ${name:-$arch}: $updates updates of $batch_tokens tokens, on $devices $([ "$gpus" = 0 ] && echo CPU || echo GPU)" \

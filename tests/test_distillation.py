@@ -213,8 +213,18 @@ def test_a_teacher_leaves_the_students_task_as_it_is(trained):
     made = LabelSmoothedCrossEntropyWithTeacher(
         task, False, EPSILON, str(trained / "checkpoints" / "checkpoint_best.pt"), "soft", 0.5, 1.0
     )
-    assert made.load()[0].decoder.need_attn is False
+    made.load()
     assert vars(task) == before
+
+
+def test_a_teacher_is_loaded_to_teach(trained):
+    """Without dropout, gradients or maps of attention."""
+    task = TranslationTask.setup_task(TranslationConfig(data=str(trained / "data-bin")))
+    file = str(trained / "checkpoints" / "checkpoint_best.pt")
+    (teacher,) = LabelSmoothedCrossEntropyWithTeacher(task, False, EPSILON, file, "soft", 0.5, 1.0).load()
+    assert not any(module.training for module in teacher.modules())
+    assert not any(parameter.requires_grad for parameter in teacher.parameters())
+    assert teacher.decoder.need_attn is False
 
 
 def test_a_teacher_of_another_dictionary_is_refused(trained):

@@ -228,8 +228,15 @@ def test_other_settings_are_not_mixed_into_a_folder(reproduced, archives):
 
 
 def test_other_settings_are_not_mixed_into_a_training(reproduced, corpus):
-    done = run(SCRIPTS / "train.sh", corpus, "--out", reproduced[0], "--", "--lr", "0.1", check=False)
-    assert done.returncode != 0 and "resmlp_tiny was begun with other settings" in done.stderr
+    teacher = ROOT / "tests" / "stored" / "model.pt"
+    for other in (
+        ("--", "--lr", "0.1"),
+        ("resmlp_base", "--name", "resmlp_tiny"),
+        ("--", "--teacher", teacher),
+    ):
+        done = run(SCRIPTS / "train.sh", corpus, "--out", reproduced[0], *other, check=False)
+        assert done.returncode != 0 and "resmlp_tiny was begun with other settings" in done.stderr
+    assert f"teacher: {hashlib.sha256(teacher.read_bytes()).hexdigest()}" in done.stderr
 
 
 def test_another_search_is_not_scored_as_the_first(reproduced, corpus):
@@ -273,19 +280,40 @@ def test_local_text_is_taken_by_its_names_and_the_rest_held_out(text, archives, 
         (("prepare.sh", "multi30k.en-de", "--from", "{}/none", "--out", "{}/out"), "error: --from: there is no such"),
         (("prepare.sh", "multi30k.en-de", "--from"), "error: --from needs a value"),
         (("ablate.sh", "multi30k.en-de", "{}/none.sh"), "error: no table {}/none.sh: "),
+        (("ablate.sh", "multi30k.en-de"), "error: name a table, such as {root}/examples/quality/comparison.sh"),
         (("ablate.sh", "multi30k.en-de", ROOT / "Makefile", "--seeds", "1, 2"), "error: --seeds 1, 2: write"),
+        (("ablate.sh", "multi30k.en-de", ROOT / "Makefile", "--seeds", "1,02"), "error: --seeds 1,02: write"),
+        (("ablate.sh", "multi30k.en-de", ROOT / "Makefile", "--jobs", "two"), "error: --jobs two is no number"),
+        (("distill.sh", "multi30k.en-de", "--out", "{}/none"), "error: {}/none/data-bin is not there: run scripts/"),
+        (("distill.sh", "multi30k.en-de", "--out", "{}"), "error: --teacher is missing"),
+        (
+            ("distill.sh", "multi30k.en-de", "--out", "{}", "--teacher", "x.pt"),
+            "error: --teacher x.pt: name checkpoints",
+        ),
+        (("distill.sh", "multi30k.en-de", "resmlp_small"), "error: one argument too many: resmlp_small"),
+        (
+            ("train.sh", "multi30k.en-de", "--out", "{}", "--", "--max-update", "900"),
+            "error: 900 updates (--max-update) are not a multiple of 400 (--save-interval-updates): ",
+        ),
     ],
 )
 def test_a_mistake_is_named_in_one_line(tmp_path, command, message):
+    (tmp_path / "data-bin").mkdir()
     done = run(SCRIPTS / command[0], *(str(part).format(tmp_path) for part in command[1:]), check=False)
-    assert done.returncode != 0 and message.format(tmp_path) in done.stderr
+    assert done.returncode != 0 and message.format(tmp_path, root=ROOT) in done.stderr
     assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("script", ["prepare.sh", "train.sh", "evaluate.sh", "reproduce.sh", "distill.sh", "ablate.sh"])
 def test_help_shows_every_option_of_the_script(script):
     done = run(SCRIPTS / script, "--help")
-    assert f"scripts/{script} CORPUS" in done.stdout and "--out DIR" in done.stdout and "#" not in done.stdout
+    assert f"scripts/{script} CORPUS" in done.stdout and "#" not in done.stdout
+    accepts = re.search(r"^accepts='(.*)'$", (SCRIPTS / script).read_text(), re.M)[1].split()
+    usage = re.search(rf"scripts/{script} CORPUS.*", done.stdout)[0]
+    for name in accepts:
+        assert f"[{name} " in usage or f"{name}]" in usage or f" {name} " in usage, f"{name} is not in {usage}"
+        described = {"--": "OPTION..."}.get(name, name)
+        assert re.search(rf"^  .*{re.escape(described)}[, ]", done.stdout, re.M), f"{name} is not described"
 
 
 def test_every_corpus_has_the_same_settings():
@@ -424,8 +452,10 @@ def test_seeds_are_averaged_and_compared_seed_by_seed(tmp_path):
             "scores": [found, {**found, "name": "chrF2"}],
             "records": {"corpus": "c", "test": "test", "valid_perplexity": "7.5"},
             "checkpoint": {"parameters": 1_000_000, "updates": 9, "training_seconds": 60.0 * seed},
-            "hypotheses": {"file": str(folder / "hyp")},
-            "reference": {"file": str(folder / "ref")},
+            **{
+                kind: {"file": str(folder / file), "sha256": hashlib.sha256((folder / file).read_bytes()).hexdigest()}
+                for kind, file in (("hypotheses", "hyp"), ("reference", "ref"))
+            },
         }
         (folder / "scores.json").write_text(json.dumps(report))
         (folder.parent / "command").write_text(f"scripts/train.sh c resmlp_tiny --name {folder.parent.name}\n")
@@ -442,7 +472,7 @@ def test_seeds_are_averaged_and_compared_seed_by_seed(tmp_path):
     rows = ("--rows", "short", "whole", "not-yet")
     command = ("python", SCRIPTS / "quality.py", tmp_path, "--test", "test", *rows, "--against")
     wrong = run(*command, "shrot", check=False)
-    assert wrong.returncode == 2 and "--against shrot is none of the rows: short, whole, not-yet" in wrong.stderr
+    assert wrong.stderr == "error: --against shrot is none of the rows: short, whole, not-yet\n"
     done = run(*command, "short")
     short, whole = json.loads((tmp_path / "results.json").read_text())["rows"]
     assert (whole["bleu"], whole["bleu_deviation"], whole["seconds"]) == (21.0, pytest.approx(50**0.5), 90.0)
@@ -450,11 +480,18 @@ def test_seeds_are_averaged_and_compared_seed_by_seed(tmp_path):
     assert "difference" not in short["runs"][0]
     # short ends at 15 and 35: whole is there at 14 and, of seed 2, at 30.
     assert [run["level_after"] for run in whole["runs"]] == [1200, 800]
-    table = r"^\| {} ± 7.1 \| {}\S+ \(p .*\) \| {} \| 7.50 ± 0.00 \|"
-    assert re.search(table.format(r"whole \| 2 \| 21.0", r"\+", "1,200, 800"), done.stdout, re.M)
-    never = run(*command, "whole").stdout  # of seed 1
-    assert re.search(table.format(r"short \| 2 \| 19.0", "-", "–, 800"), never, re.M)
+    one, two = whole["runs"]
+    mean = f"{(one['difference'] + two['difference']) / 2:+.1f} (p {one['p']:.3f}, {two['p']:.3f})"
+    assert f"\n| whole | 2 | 21.0 ± 7.1 | {mean} | 1,200, 800 | 7.50 ± 0.00 | " in done.stdout
+    assert re.search(r"^\| short \| 2 \| 19.0 ± 7.1 \| -.* \| –, 800 \|", run(*command, "whole").stdout, re.M)
     assert "scripts/train.sh c resmlp_tiny --name whole.1\n" in done.stdout
+    (tmp_path / "whole.2" / "test" / "hyp").write_text("another translation\n" * 20)
+    wrong = run(*command, "short", check=False)
+    assert wrong.stderr == f"error: {tmp_path}/whole.2/test/hyp is not the text that was scored: " + (
+        "scripts/ablate.sh scores it again\n"
+    )
+    wrong = run(*command[:4], "another", *command[5:], "short", check=False)
+    assert wrong.stderr.startswith(f"error: {tmp_path} has no scores on another yet: scripts/ablate.sh")
 
 
 def test_bleu_is_told_by_the_length_of_the_source(tmp_path):
@@ -469,7 +506,14 @@ def test_bleu_is_told_by_the_length_of_the_source(tmp_path):
     files = ("--spm", stored / "sentencepiece.bpe.model", "--out", tmp_path / "lengths.json")
     wrong = run(*command, "more", *files, check=False)
     assert wrong.returncode == 2 and "'more' is not NAME=..." in wrong.stderr
-    run(*command, *files, "--edges", "3,4,9", "--longest", "8", "--lines", "30")
+    wrong = run(*command, f"more={tmp_path / 'absent'}", *files, check=False)
+    assert wrong.stderr.endswith(f"--text: there is no {tmp_path / 'absent'}.en\n")
+    for language, count in (("en", 3), ("de", 2)):
+        (tmp_path / f"odd.{language}").write_text("a b\n" * count)
+    wrong = run(*command, f"more={tmp_path / 'odd'}", *files, check=False)
+    assert "odd.en has 3 lines and" in wrong.stderr and "Traceback" not in wrong.stderr
+    done = run(*command, *files, "--edges", "3,4,9", "--longest", "8", "--lines", "30")
+    assert "joined, 1 to 3 words: left out, it has 0 lines\n" in done.stdout
     rows = json.loads((tmp_path / "lengths.json").read_text())["rows"]
     # Of 48, 24 and 48 lines, and of 36 pairs of lines, at most 30 each.
     expected = [("short", "1 to 3", 30), ("short", "4 to 4", 24), ("short", "5 to 8", 30), ("joined", "5 to 8", 30)]

@@ -1,4 +1,8 @@
-# The learning rate of fairseq's Transformer: the one with the lowest perplexity on the validation set is the peer of
-# comparison.sh. A table of scripts/ablate.sh; docs/quality.md says what came of it.
+# Tuning fairseq's Transformer, the peer of comparison.sh: learning rate, LayerNorm before each sublayer rather than after,
+# dropout. A table of scripts/ablate.sh; docs/quality.md says what came of it.
 . "$(dirname "$table")/peer.bash"
+before=(--encoder-normalize-before --decoder-normalize-before)
 for lr in 5e-4 1e-3 2e-3 4e-3; do row "lr-$lr" "${transformer[@]}" --lr "$lr"; done
+row pre-norm "${transformer[@]}" --lr 2e-3 "${before[@]}"
+row pre-norm-4e-3 "${transformer[@]}" --lr 4e-3 "${before[@]}"
+row dropout-0.3 "${transformer[@]}" --lr 2e-3 --dropout 0.3
