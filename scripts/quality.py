@@ -13,12 +13,14 @@ other's at the end.
 import argparse
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
 
 from results import commands_of, quality_table
 
 from fairseq_resmlp import curves, run_folder
+from fairseq_resmlp.errors import InputError
 from fairseq_resmlp.score import compare, read_text, surroundings
 
 
@@ -73,7 +75,7 @@ def read_row(folder: Path, name: str, test: str) -> dict:
                     "signature": scores["sacreBLEU"]["signature"],
                     "chrf": scores["chrF2"]["value"],
                     "valid_perplexity": float(report["records"]["valid_perplexity"]),
-                    "curve": list(zip(*curves.read(run_folder.find(str(file.parents[1])))["valid"]["ppl"])),
+                    "curve": curve(file.parents[1]),
                     "parameters": report["checkpoint"]["parameters"],
                     "updates": report["checkpoint"]["updates"],
                     "seconds": report["checkpoint"]["training_seconds"],
@@ -87,6 +89,12 @@ def read_row(folder: Path, name: str, test: str) -> dict:
         row[figure] = mean(values) if values else None
         row[f"{figure}_deviation"] = stdev(values) if len(values) > 1 else None
     return row
+
+
+def curve(folder: Path) -> list:
+    """(updates, perplexity) of each validation, as the log of the training has them."""
+    run = replace(run_folder.find(str(folder)), events=[])
+    return list(zip(*curves.read(run)["valid"]["ppl"]))
 
 
 def scored(path: Path, found: dict) -> list:
@@ -104,4 +112,7 @@ def there(path: Path) -> Path:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except InputError as error:
+        raise SystemExit(f"error: {error}") from None
