@@ -1,8 +1,9 @@
-# Seq2seq ResMLP and fairseq's Transformer of the same dimensions. A table of scripts/ablate.sh; docs/quality.md says
-# what came of it.
-against=transformer
+# Seq2seq ResMLP and fairseq's Transformer of the same dimensions, with its LayerNorm where fairseq has it and, as is better,
+# before each sublayer. A table of scripts/ablate.sh; docs/quality.md says what came of it.
+against=transformer-pre-norm
 . "$(dirname "$table")/peer.bash"
 row transformer "${transformer[@]}" --lr 2e-3
+row transformer-pre-norm "${transformer[@]}" --lr 2e-3 "${pre_norm[@]}"
 row linear resmlp_small_linear
 row linear-layernorm resmlp_small_linear --normalization layer
 row resmlp_small resmlp_small

@@ -4,3 +4,4 @@ transformer=(
     --decoder-embed-dim 256 --decoder-ffn-embed-dim 1024 --decoder-layers 3 --decoder-attention-heads 4
     --optimizer adam --adam-betas '(0.9,0.98)' --lr-scheduler inverse_sqrt
 )
+pre_norm=(--encoder-normalize-before --decoder-normalize-before)
