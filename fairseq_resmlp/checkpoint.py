@@ -2,7 +2,7 @@
 
 import pickle
 from argparse import Namespace
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import fields
 from typing import Any, Callable, Dict, Iterator, List, Optional
@@ -30,6 +30,7 @@ def read(path: str) -> Dict[str, Any]:
     with safe_to_load(path):
         state = torch.load(path, map_location="cpu", weights_only=True)
         check(state, path)
+        complete(state)
     return state
 
 
@@ -72,16 +73,22 @@ def check(state: Any, path: str) -> None:
 
 
 def complete(state: Dict[str, Any]) -> None:
-    """Give a ResMLP the options that came after it was trained, at the value by which it stays the model it was.
+    """Make an older checkpoint of a ResMLP what it would be if it were trained today.
 
-    That is the default of `ResMLPConfig`. fairseq would take the architecture's, which may have changed since.
+    Options that came later get the default of `ResMLPConfig`, by which it stays the model it was; fairseq would take
+    the architecture's, which may have changed since. The zeros that once were stored for a layer without b go.
     """
     options = (state.get("cfg") or {}).get("model")
-    if ARCH_MODEL_NAME_REGISTRY.get(getattr(options, "_name", None)) == "resmlp":
-        with open_dict(options):
-            for option in fields(MODEL_DATACLASS_REGISTRY["resmlp"]):
-                if options.get(option.name) is None:
-                    options[option.name] = option.default
+    if isinstance(options, Namespace) or ARCH_MODEL_NAME_REGISTRY.get((options or {}).get("_name")) != "resmlp":
+        return
+    with open_dict(options) if OmegaConf.is_config(options) else nullcontext():
+        for option in fields(MODEL_DATACLASS_REGISTRY["resmlp"]):
+            if options.get(option.name) is None:
+                options[option.name] = option.default
+    if options["no_mixing_bias"] or str(options["token_mixing"]) == "toeplitz":
+        zeros = [name for name, b in state["model"].items() if name.endswith(".mixing.b") and not b.any()]
+        for name in zeros:
+            del state["model"][name]
 
 
 def _texts(values: List[Any]) -> Iterator[str]:

@@ -212,7 +212,7 @@ class ResMLPModel(FairseqEncoderDecoderModel):
     def upgrade_state_dict_named(self, state_dict: Dict[str, Tensor], name: str) -> None:
         """Say so where a checkpoint has another N; the mixing then fits its matrices."""
         for side, stack in (("encoder", self.encoder), ("decoder", self.decoder)):
-            N = stack.layers[0].mixing.length_in(state_dict, f"{side}.layers.0.mixing")
+            N = next((x.mixing.length_in(state_dict, f"{side}.layers.0.mixing") for x in stack.layers), None)
             if N is None and f"{side}.positions.P" in state_dict:
                 N = len(state_dict[f"{side}.positions.P"])
             if N not in (None, stack.N):

@@ -174,17 +174,12 @@ class LinearMixing(TokenMixing):
             return
         A = fit(fit(state_dict[f"{name}.A"], -1, self.N), -2, self.N)
         state_dict[f"{name}.A"] = A.tril() if self.causal else A
-        self.fit_bias(state_dict, name)
+        if f"{name}.b" in state_dict:
+            state_dict[f"{name}.b"] = fit(state_dict[f"{name}.b"], 0, self.N)
 
     def length_in(self, state_dict: Dict[str, Tensor], name: str) -> Optional[int]:
         A = state_dict.get(f"{name}.A")
         return None if A is None else A.size(-1)
-
-    def fit_bias(self, state_dict: Dict[str, Tensor], name: str) -> None:
-        """Fit b, if there is one. A checkpoint may have the zeros of a layer without b, which once were stored."""
-        b = state_dict.pop(f"{name}.b", None)
-        if b is not None and ("b" in self._parameters or b.any()):
-            state_dict[f"{name}.b"] = fit(b, 0, self.N)
 
 
 TOKEN_MIXING["linear"] = LinearMixing

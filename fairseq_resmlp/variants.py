@@ -66,7 +66,6 @@ class ToeplitzMixing(LinearMixing):
             before, after = a[:, :N].flip(1), a[:, N:]
             a = torch.cat([fit(before, 1, self.N).flip(1), fit(after, 1, self.N - 1)], 1)
         state_dict[f"{name}.a"] = a
-        self.fit_bias(state_dict, name)
 
     def length_in(self, state_dict: Dict[str, Tensor], name: str) -> Optional[int]:
         a = state_dict.get(f"{name}.a")

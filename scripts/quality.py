@@ -44,8 +44,8 @@ def main() -> None:
             if other and row["name"] != args.against:
                 found = compare(run["translation"], other["translation"], run["reference"])[0]
                 run.update(difference=found.difference, p=found.p_value)
-                reached = (update for update, value in run["curve"] if value <= other["curve"][-1][1])
-                run["level_after"] = next(reached, None)
+                last = other["curve"][-1][1] if other["curve"] else 0.0
+                run["level_after"] = next((update for update, value in run["curve"] if value <= last), None)
     for run in (run for row in rows for run in row["runs"]):
         del run["translation"], run["reference"]
     results = {"against": args.against, "rows": rows, **surroundings()}
@@ -92,9 +92,10 @@ def read_row(folder: Path, name: str, test: str) -> dict:
 
 
 def curve(folder: Path) -> list:
-    """(updates, perplexity) of each validation, as the log of the training has them."""
-    run = replace(run_folder.find(str(folder)), events=[])
-    return list(zip(*curves.read(run)["valid"]["ppl"]))
+    """(updates, perplexity) of each validation, if there were any, as the log of the training has them."""
+    there(folder / "train.log")
+    found = curves.read(replace(run_folder.find(str(folder)), events=[]))
+    return list(zip(*found.get("valid", {}).get("ppl", ())))
 
 
 def scored(path: Path, found: dict) -> list:

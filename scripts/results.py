@@ -165,7 +165,8 @@ def quality_table(found) -> str:
         deviation = row[f"{figure}_deviation"]
         return f"{row[figure]:.{digits}f}" + (f" ± {deviation:.{digits}f}" if deviation is not None else "")
 
-    against, rows = found["against"], []
+    against = found["against"] if any("difference" in run for row in found["rows"] for run in row["runs"]) else None
+    rows = []
     for row in found["rows"]:
         cells = {"": row["name"], "seeds": len(row["runs"]), "sacreBLEU": spread(row, "bleu")}
         if against:

@@ -32,8 +32,10 @@ max_tokens=$((batch_tokens / (devices * update_freq)))
 [ "$max_tokens" -gt 250 ] || fail "$batch_tokens tokens an update are $max_tokens for each of $devices devices, fewer than" \
     "the longest sentence has: use fewer devices (CUDA_VISIBLE_DEVICES), or raise batch_tokens in $folder/corpus.sh"
 updates=$(option --max-update "$updates") save_updates=$(option --save-interval-updates "$save_updates")
-[ $((updates % save_updates)) = 0 ] || fail "$updates updates (--max-update) are not a multiple of $save_updates" \
-    "(--save-interval-updates): the last ones would not be in the average"
+[[ $updates =~ ^[1-9][0-9]*$ && $save_updates =~ ^[1-9][0-9]*$ ]] || fail "--max-update $updates and" \
+    "--save-interval-updates $save_updates: write whole numbers above 0"
+[ $((updates % save_updates)) = 0 ] || fail "$updates updates (--max-update) are not a multiple of $save_updates: the last" \
+    "ones would not be in the average; take others, or another --save-interval-updates"
 
 device_options=(--cpu)
 criterion=fused_label_smoothed_cross_entropy # the same loss in less time and memory
@@ -61,7 +63,10 @@ if [ "${RANK:-0}" = 0 ]; then
     settings=$(declare -p arch dropout lr warmup_updates criterion devices max_tokens update_freq options)
     [ -z "$data" ] || settings+=" data: $(sha256sum < "$data/data-bin/train.$source-$target.$target.bin")"
     teacher=$(option --teacher '')
-    [ -z "$teacher" ] || settings+=" teacher: $(content_of "$teacher")"
+    if [ -n "$teacher" ]; then
+        of_teacher=$(content_of "$teacher") || fail "--teacher $teacher: name checkpoints that are there, joined by colons"
+        settings+=" teacher: $of_teacher"
+    fi
     same_settings "$model/settings" "$settings"
     cp "$text/pieces/train.json" "$model" # for evaluate.sh: what it learned from
     step "$corpus, ${name:-$arch}: $updates updates of $batch_tokens tokens, on $devices $([ "$gpus" = 0 ] && echo CPU || echo GPU)" \

@@ -11,7 +11,8 @@ from conftest import make_batch, make_sentences, make_task
 from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_REGISTRY
 from fairseq.sequence_generator import SequenceGenerator
 
-from fairseq_resmlp import ResMLPModel
+from fairseq_resmlp import ResMLPModel, checkpoint
+from fairseq_resmlp.errors import InputError
 from fairseq_resmlp.model import ARCHITECTURES, ResMLPConfig
 from fairseq_resmlp.score import surroundings
 
@@ -96,6 +97,22 @@ def test_a_checkpoint_stays_the_model_it_was_when_its_architecture_changes(arch,
     (first,) = ResMLPModel.load(STORED)[2]
     (second,) = ResMLPModel.load(tmp_path / "model")[2]
     assert str(first) == str(second)
+
+
+def test_the_zeros_once_stored_for_a_layer_without_b_are_left_out(tmp_path):
+    shutil.copytree(STORED, tmp_path / "model")
+    file = str(tmp_path / "model" / "model.pt")
+    state = torch.load(file, weights_only=True)
+    state["cfg"]["model"]["no_mixing_bias"] = True
+    for name in [name for name in state["model"] if name.endswith("mixing.b")]:
+        state["model"][name].zero_()
+    torch.save(state, file)
+    (model,) = ResMLPModel.load(tmp_path / "model")[2]
+    assert not any(name.endswith("mixing.b") for name in [*model.state_dict(), *checkpoint.read(file)["model"]])
+    state["model"]["decoder.layers.0.mixing.b"].fill_(1.0)
+    torch.save(state, file)
+    with pytest.raises(InputError, match=r"another model: Unexpected .*mixing\.b"):
+        ResMLPModel.load(tmp_path / "model")
 
 
 def test_tied_embeddings_are_one_parameter():

@@ -293,12 +293,26 @@ def test_local_text_is_taken_by_its_names_and_the_rest_held_out(text, archives, 
         (("distill.sh", "multi30k.en-de", "resmlp_small"), "error: one argument too many: resmlp_small"),
         (
             ("train.sh", "multi30k.en-de", "--out", "{}", "--", "--max-update", "900"),
-            "error: 900 updates (--max-update) are not a multiple of 400 (--save-interval-updates): ",
+            "error: 900 updates (--max-update) are not a multiple of 400: the last ones would not be in the average; ",
+        ),
+        (
+            ("train.sh", "multi30k.en-de", "--out", "{}", "--", "--max-update", "4e3"),
+            "error: --max-update 4e3 and --save-interval-updates 400: write whole numbers",
+        ),
+        (
+            ("train.sh", "multi30k.en-de", "--out", "{}", "--", "--save-interval-updates", "0"),
+            "error: --max-update 6000 and --save-interval-updates 0: write whole numbers",
+        ),
+        (
+            ("train.sh", "multi30k.en-de", "--out", "{}", "--", "--teacher", "{}/none.pt"),
+            "error: --teacher {}/none.pt: name checkpoints that are there",
         ),
     ],
 )
 def test_a_mistake_is_named_in_one_line(tmp_path, command, message):
-    (tmp_path / "data-bin").mkdir()
+    for folder in ("data-bin", "pieces"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "pieces" / "train.json").write_text("{}")
     done = run(SCRIPTS / command[0], *(str(part).format(tmp_path) for part in command[1:]), check=False)
     assert done.returncode != 0 and message.format(tmp_path, root=ROOT) in done.stderr
     assert "Traceback" not in done.stderr
@@ -371,8 +385,15 @@ def test_a_table_is_trained_row_by_row_and_put_side_by_side(reproduced, corpus, 
     table = tmp_path / "mixing.sh"
     rows = "against=linear\nrow linear resmlp_tiny\nrow none resmlp_tiny --token-mixing none\n"
     rows += "taught linear,none pupil-0.5 resmlp_tiny\n"
-    table.write_text(rows + "row wrong resmlp_tiny --token-mixing all\n")
     command = [SCRIPTS / "ablate.sh", corpus, table, "--jobs", "2", "--seeds", "7", "--out", out]
+    table.write_text("taught none pupil resmlp_tiny\nrow none resmlp_tiny\n")
+    done = run(*command, check=False)
+    assert done.stderr.endswith("row pupil is taught by none, which is no row above it\n")
+    table.write_text("row wrong resmlp_tiny --token-mixing all\ntaught wrong unlearned resmlp_tiny\n")
+    done = run(*command, check=False)  # no row has scores
+    assert "unlearned.7 failed: its teacher wrong.7 has not been trained" in done.stdout
+    assert done.stderr.endswith(f"error: 2 of the trainings failed: {out}/mixing/failed\n")
+    table.write_text(rows + "row wrong resmlp_tiny --token-mixing all\n")
     done = run(*command, "--", "--max-update", "10", check=False)
     assert done.returncode != 0 and "mixing/wrong.7 failed: " in done.stdout
     table.write_text(rows)
