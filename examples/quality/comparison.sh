@@ -1,4 +1,4 @@
-# Seq2seq ResMLP and fairseq's Transformer of the same dimensions, with its LayerNorm where fairseq has it and, as is better,
+# Seq2seq ResMLP and fairseq's Transformer of the same dimensions, with its LayerNorm where fairseq has it and
 # before each sublayer. A table of scripts/ablate.sh; docs/quality.md says what came of it.
 against=transformer-pre-norm
 . "$(dirname "$table")/peer.bash"
