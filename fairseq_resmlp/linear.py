@@ -1,5 +1,6 @@
-"""Linear layers through oneDNN: torch's own `linear` in float32 on a CPU goes through MKL, which uses the wide
-vector units of Intel's CPUs only. oneDNN is part of torch, too, and uses those of every x86 CPU."""
+"""Linear layers through oneDNN, on CPUs with AVX512: torch's own `linear` in float32 on a CPU goes through MKL, which
+uses the wide vector units of Intel's CPUs only. oneDNN is part of torch, too, and uses those of every x86 CPU. Where
+there are none, MKL is the quicker one (docs/performance.md)."""
 
 from typing import Optional
 
@@ -15,11 +16,12 @@ def product(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
 
 
 def pays(x: Tensor) -> bool:
-    """Whether oneDNN is the better choice: float32 on a CPU, and no autocast that would change the type."""
+    """Whether oneDNN is the better choice: float32 on a CPU with AVX512, and no autocast that would change the type."""
     return (
         x.dtype == torch.float32
         and x.device.type == "cpu"
         and torch.backends.mkldnn.is_available()
+        and torch.backends.cpu.get_cpu_capability() == "AVX512"
         and not torch.is_autocast_enabled("cpu")
         and x.numel() > 0
     )
