@@ -13,6 +13,7 @@ A block between two comments of a Markdown file is made anew from the files that
     <!-- measured FILE -->         table of one part of measure_alternatives.py
     <!-- quality FILE -->          table of ablate.sh
     <!-- commands FILE -->         how the rows of that table were trained
+    <!-- curves FILE... -->        validation perplexities of such tables by updates
     <!-- lengths FILE -->          table of lengths.py
     <!-- report FILE -->           table of fairseq-resmlp report
     <!-- text FILE -->             the file itself
@@ -197,6 +198,16 @@ def commands_of(found) -> str:
     return "```bash\n" + "\n".join(lines) + "\n```\n"
 
 
+def curves(files) -> str:
+    """Validation perplexity of the first seed of each row, after as many updates as it was validated at."""
+    rows = [row for file in files for row in json.loads(file.read_text(encoding="utf-8"))["rows"]]
+    found = [dict(row["runs"][0]["curve"]) for row in rows]
+    updates = sorted(set().union(*found))
+    cells = [[f"{curve[update]:.1f}" if update in curve else "" for update in updates] for curve in found]
+    head = ["updates", *(f"{update:,}" for update in updates)]
+    return table(head, [[row["name"], *line] for row, line in zip(rows, cells)])
+
+
 def lengths(files) -> str:
     found = json.loads(files[0].read_text(encoding="utf-8"))
     first, *others = found["rows"][0]["bleu"]
@@ -241,6 +252,7 @@ MAKE = {
     "measured": measured,
     "quality": quality,
     "commands": commands,
+    "curves": curves,
     "lengths": lengths,
     "report": report,
     "text": text,

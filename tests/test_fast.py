@@ -252,7 +252,8 @@ def test_in_int8_numbers_are_close_and_no_other():
         for dtype in ("float32", "int8")
     ]
     difference = (both[0] - both[1])[batch["prev_output_tokens"].ne(PAD)]
-    assert 0 < difference.abs().max() < 0.05 * both[0].std()
+    # Activations of 7 bits, on CPUs that need it, are off by twice as much.
+    assert 0 < difference.abs().max() < (0.1 if fast.REDUCE_RANGE else 0.05) * both[0].std()
 
 
 # What a folder holds
