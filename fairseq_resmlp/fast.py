@@ -33,7 +33,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .errors import InputError
-from .linear import pays, product
+from .linear import product
 
 PAD, EOS, UNK = 1, 2, 3  # in every dictionary of fairseq
 BLOCK = 128  # columns of the output layer that are looked at together, see `Network.best`
@@ -257,7 +257,7 @@ def linear_layer(weight: Tensor, bias: Tensor, dtype: str) -> Linear:
             torch.backends.quantized.engine = engine
         run, reduce_range = torch.ops.quantized.linear_dynamic.default, REDUCE_RANGE
         return lambda x: run(x, packed, reduce_range)
-    if pays(weight):
+    if weight.dtype == torch.float32 and weight.device.type == "cpu" and torch.backends.mkldnn.is_available():
         return lambda x: product(x, weight, bias)
     return lambda x: F.linear(x, weight, bias)
 

@@ -1,6 +1,6 @@
 """Linear layers through oneDNN, on CPUs with AVX512: torch's own `linear` in float32 on a CPU goes through MKL, which
-uses the wide vector units of Intel's CPUs only. oneDNN is part of torch, too, and uses those of every x86 CPU. Where
-there are none, MKL is the quicker one (docs/performance.md)."""
+uses the wide vector units of Intel's CPUs only. oneDNN is part of torch, too, and uses those of every x86 CPU. Without
+AVX512 MKL is the quicker one for a training batch (docs/performance.md)."""
 
 from typing import Optional
 

@@ -23,12 +23,12 @@ def test_each_block_of_a_page_is_filled_by_its_own_files(tmp_path, monkeypatch):
 
 
 def test_validations_stand_under_their_updates(tmp_path):
-    curves = ([[200, 71.26], [400, 30.0]], [[400, 25.04], [800, 9.0]])
+    curves = ([[400, 30.0], [1200, 9.0]], [[200, 71.26], [400, 25.04]])
     for name, curve in zip("ab", curves):
         runs = [{"curve": curve}, {"curve": [[400, 1.0]]}]
         (tmp_path / name).write_text(json.dumps({"rows": [{"name": name, "runs": runs}]}))
     assert load_script(ROOT / "scripts" / "results.py").curves([tmp_path / "a", tmp_path / "b"]) == (
-        "| updates | 200 | 400 | 800 |\n| --- | --- | --- | --- |\n| a | 71.3 | 30.0 |  |\n| b |  | 25.0 | 9.0 |\n"
+        "| updates | 200 | 400 | 1,200 |\n| --- | --- | --- | --- |\n| a |  | 30.0 | 9.0 |\n| b | 71.3 | 25.0 |  |\n"
     )
 
 
