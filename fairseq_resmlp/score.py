@@ -1,8 +1,8 @@
 r"""Four scores of the same translations, each under a name of its own.
 
-- sacreBLEU and chrF2 are computed on the text as it is, by sacreBLEU with its defaults.
+- sacreBLEU and chrF2 are computed on the text as it is, by sacreBLEU with its defaults for the language.
 - tokenized BLEU: both sides go through the Moses tokenizer (sacremoses) without its option -a, which would split
-  hyphens; sacreBLEU counts the tokens (`tok:none`).
+  hyphens; sacreBLEU counts the tokens (`tok:none`). Left out for languages that this tokenizer does not know.
 - compound-split tokenized BLEU, for German alone: the same tokens after fairseq's compound_split_bleu.sh, on both
   sides: `perl -ple 's{(\S)-(\S)}{$1 ##AT##-##AT## $2}g'`. Text that was split before is refused.
 
@@ -101,21 +101,28 @@ def read_parallel(*paths: str) -> List[Text]:
     return texts
 
 
+def why_not_tokenized(lang: str) -> str:
+    """Why there is no tokenized BLEU in a language, '' where there is one; InputError if sacremoses is missing."""
+    try:
+        import sacremoses.corpus
+    except ImportError as error:
+        raise InputError("tokenized BLEU needs sacremoses: pip install 'fairseq-resmlp[reproduce]'") from error
+    # sacremoses takes any name and applies English rules to those it does not know.
+    known = sorted(set(sacremoses.corpus.NonbreakingPrefixes().available_langs.values()))
+    return "" if lang in known else f"the Moses tokenizer does not know the language {lang}, only {', '.join(known)}"
+
+
 def moses_tokenize(lines: Sequence[str], lang: str) -> List[str]:
     """Tokenize plain text as Moses' tokenizer.perl does without -a: hyphenated words stay whole.
 
     Raises:
-        InputError: sacremoses is missing or does not know the language, or hyphens were split before
+        InputError: the tokenizer does not know the language, or hyphens were split before
     """
-    try:
-        from sacremoses import MosesTokenizer
-        from sacremoses.corpus import NonbreakingPrefixes
-    except ImportError as error:
-        raise InputError("tokenized BLEU needs sacremoses: pip install 'fairseq-resmlp[reproduce]'") from error
-    # sacremoses takes any name and applies English rules to those it does not know.
-    known = sorted(set(NonbreakingPrefixes().available_langs.values()))
-    if lang not in known:
-        raise InputError(f"the Moses tokenizer does not know the language {lang}, only {', '.join(known)}")
+    from sacremoses import MosesTokenizer
+
+    unknown = why_not_tokenized(lang)
+    if unknown:
+        raise InputError(unknown)
     _refuse_split(lines)
     tokenizer = MosesTokenizer(lang)
     return [tokenizer.tokenize(line, aggressive_dash_splits=False, return_str=True) for line in lines]
@@ -138,25 +145,39 @@ def _refuse_split(lines: Sequence[str], where: str = "") -> None:
 def score(hypotheses: Sequence[str], references: Sequence[str], target_lang: str) -> List[Score]:
     """Score plain text: sacreBLEU, chrF2, tokenized BLEU and, for German, compound-split tokenized BLEU.
 
+    Tokenized BLEU is left out where `why_not_tokenized` says why.
+
     Raises:
-        InputError: the numbers of lines differ, or as `moses_tokenize`
+        InputError: the numbers of lines differ, hyphens were split before, or a package is missing
     """
-    from sacrebleu.metrics import BLEU, CHRF
+    from sacrebleu.metrics import CHRF
 
     _check_parallel(hypotheses, references)
     plain = (hypotheses, references)
+    scores = [
+        _score("sacreBLEU", _bleu(target_lang), *plain, "on the text as it is, tokenized by sacreBLEU alone"),
+        _score("chrF2", CHRF(), *plain, "character n-grams of the text as it is"),
+    ]
+    if why_not_tokenized(target_lang):
+        return scores
     tokens = [moses_tokenize(side, target_lang) for side in plain]
     moses = f"Moses tokenizer of sacremoses {_sacremoses_version()}, language {target_lang}, hyphens kept whole"
-    scores = [
-        _score("sacreBLEU", BLEU(), *plain, "on the text as it is, tokenized by sacreBLEU alone"),
-        _score("chrF2", CHRF(), *plain, "character n-grams of the text as it is"),
-        _score("tokenized BLEU", _bleu_of_tokens(), *tokens, f"both sides: {moses}"),
-    ]
+    scores.append(_score("tokenized BLEU", _bleu_of_tokens(), *tokens, f"both sides: {moses}"))
     if target_lang == "de":
         note = f"both sides: {moses}, then each compound split once, a-b into a ##AT##-##AT## b"
         split = [compound_split(side) for side in tokens]
         scores.append(_score("compound-split tokenized BLEU", _bleu_of_tokens(), *split, note))
     return scores
+
+
+def _bleu(lang: str):
+    """sacreBLEU's, with the tokenizer that it takes for a language, such as one that parts Chinese characters."""
+    from sacrebleu.metrics import BLEU
+
+    try:
+        return BLEU(trg_lang=lang)
+    except RuntimeError as error:
+        raise InputError(f"sacreBLEU of {lang} needs another package: pip install 'sacrebleu[{lang}]'") from error
 
 
 def _bleu_of_tokens():
@@ -176,17 +197,19 @@ def _check_parallel(*sides: Sequence[str]) -> None:
         raise InputError(f"the numbers of lines differ: {', '.join(str(len(side)) for side in sides)}")
 
 
-def compare(hypotheses: Sequence[str], against: Sequence[str], references: Sequence[str]) -> List[Comparison]:
+def compare(
+    hypotheses: Sequence[str], against: Sequence[str], references: Sequence[str], target_lang: str
+) -> List[Comparison]:
     """Test by paired bootstrap whether two systems differ in sacreBLEU and chrF2.
 
     The seed is sacreBLEU's, 12345 or the environment variable SACREBLEU_SEED.
     """
-    from sacrebleu.metrics import BLEU, CHRF
+    from sacrebleu.metrics import CHRF
     from sacrebleu.significance import PairedTest
 
     _check_parallel(hypotheses, against, references)
     systems = [("against", against), ("hypotheses", hypotheses)]  # the first is the baseline
-    metrics = {"BLEU": BLEU(), "chrF2": CHRF()}
+    metrics = {"BLEU": _bleu(target_lang), "chrF2": CHRF()}
     signatures, results = PairedTest(systems, metrics, [references], test_type="bs", n_samples=SAMPLES, n_jobs=1)()
     comparisons = []
     for key, name in (("BLEU", "sacreBLEU"), ("chrF2", "chrF2")):

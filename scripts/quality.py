@@ -42,12 +42,12 @@ def main() -> None:
         for run in row["runs"]:
             other = others.get(run["seed"])
             if other and row["name"] != args.against:
-                found = compare(run["translation"], other["translation"], run["reference"])[0]
+                found = compare(run["translation"], other["translation"], run["reference"], run["target_lang"])[0]
                 run.update(difference=found.difference, p=found.p_value)
                 last = other["curve"][-1][1] if other["curve"] else 0.0
                 run["level_after"] = next((update for update, value in run["curve"] if value <= last), None)
     for run in (run for row in rows for run in row["runs"]):
-        del run["translation"], run["reference"]
+        del run["translation"], run["reference"], run["target_lang"]
     results = {"against": args.against, "rows": rows, **surroundings()}
     text = json.dumps(results, ensure_ascii=False, indent=1) + "\n"
     (args.folder / "results.json").write_text(text, encoding="utf-8")
@@ -79,6 +79,7 @@ def read_row(folder: Path, name: str, test: str) -> dict:
                     "parameters": report["checkpoint"]["parameters"],
                     "updates": report["checkpoint"]["updates"],
                     "seconds": report["checkpoint"]["training_seconds"],
+                    "target_lang": report["target_lang"],
                     "translation": scored(translation, report["hypotheses"]),
                     "reference": scored(Path(report["reference"]["file"]), report["reference"]),
                 }

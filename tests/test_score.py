@@ -120,10 +120,29 @@ def test_only_german_has_a_compound_split_score():
     ]
 
 
-def test_a_language_the_tokenizer_does_not_know_is_refused():
-    for name in ("german", "DE", "de_DE"):
-        with pytest.raises(InputError, match=f"does not know the language {name}, only .*de, "):
-            score(HYPOTHESES, REFERENCES, name)
+@pytest.mark.parametrize("name", ["tr", "DE", "german"])
+def test_in_a_language_that_moses_does_not_know_there_is_no_tokenized_bleu(files, name):
+    with pytest.raises(InputError, match=f"does not know the language {name}, only .*de, "):
+        moses_tokenize(HYPOTHESES, name)
+    assert [s.name for s in score(HYPOTHESES, REFERENCES, name)] == ["sacreBLEU", "chrF2"]
+    done = score_command(*files, "--target-lang", name)
+    assert done.exit_code == 0, done.output
+    assert f"No tokenized BLEU: the Moses tokenizer does not know the language {name}, only " in done.output
+
+
+def test_chinese_is_scored_by_characters():
+    """By words, which it does not part, the one below has no n-gram in common."""
+    own, right = ["我們今天去北京看我的老師和他的朋友。"], ["我們今天去北京看他的老師和我的朋友。"]
+    found = score(own, right, "zh")[0]
+    assert "tok:zh" in found.signature and 30 < found.value < 100
+    assert compare(own, own, right, "zh")[0].value == found.value
+
+
+def test_a_package_that_sacrebleu_needs_for_a_language_is_named(monkeypatch):
+    monkeypatch.delitem(sys.modules, "sacrebleu.tokenizers.tokenizer_ja_mecab", raising=False)
+    monkeypatch.setitem(sys.modules, "MeCab", None)
+    with pytest.raises(InputError, match=r"sacreBLEU of ja needs another package: pip install 'sacrebleu\[ja\]'"):
+        score(["猫"], ["猫"], "ja")
 
 
 def test_only_a_line_feed_ends_a_line(tmp_path):
@@ -151,7 +170,7 @@ def test_lists_of_unequal_length_are_refused():
     with pytest.raises(InputError, match="6, 5"):
         score(HYPOTHESES, REFERENCES[:5], "de")
     with pytest.raises(InputError, match="6, 5, 6"):
-        compare(HYPOTHESES, WORSE[:5], REFERENCES)
+        compare(HYPOTHESES, WORSE[:5], REFERENCES, "de")
 
 
 def test_the_table_names_every_score_and_ends_with_the_papers(files):
@@ -229,7 +248,7 @@ def test_what_cannot_be_recorded_is_refused_and_nothing_is_written(files, tmp_pa
 
 
 def test_the_bootstrap_finds_a_worse_system_and_no_difference_of_a_system_to_itself(files, tmp_path):
-    for c in compare(HYPOTHESES, HYPOTHESES, REFERENCES):
+    for c in compare(HYPOTHESES, HYPOTHESES, REFERENCES, "de"):
         assert (c.difference, c.p_value) == (0, 1)
     worse = write(tmp_path / "worse.de", WORSE)
     done = score_command(*files, "--against", worse, "--json", tmp_path / "scores.json")
