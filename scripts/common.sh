@@ -56,6 +56,19 @@ option() {
     echo "$value"
 }
 
+# forget NAME...: leave these options and their values out of OPTION...
+forget() {
+    local i kept=()
+    for ((i = 0; i < ${#options[@]}; i++)); do
+        case " $* " in
+            *" ${options[i]} "*) i=$((i + 1)) ;;
+            *" ${options[i]%%=*} "*) ;;
+            *) kept+=("${options[i]}") ;;
+        esac
+    done
+    options=("${kept[@]}")
+}
+
 # content_of FILE[:FILE...]: the SHA-256 of each, joined by colons
 content_of() {
     local files

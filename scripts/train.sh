@@ -59,8 +59,11 @@ log=/dev/null
 if [ "${RANK:-0}" = 0 ]; then
     log=$model/train.log
     no_one_else_in "$model"
-    # One model is never trained by two recipes. It can be trained for longer: updates are not among these.
-    settings=$(declare -p arch dropout lr warmup_updates criterion devices max_tokens update_freq options)
+    # One model is never trained by two recipes. It can be trained for longer, saved and logged more often.
+    settings=$(
+        forget --max-update --save-interval-updates --log-interval
+        declare -p arch dropout lr warmup_updates criterion devices max_tokens update_freq options
+    )
     [ -z "$data" ] || settings+=" data: $(sha256sum < "$data/data-bin/train.$source-$target.$target.bin")"
     teacher=$(option --teacher '')
     if [ -n "$teacher" ]; then

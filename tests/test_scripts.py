@@ -239,6 +239,13 @@ def test_other_settings_are_not_mixed_into_a_training(reproduced, corpus):
     assert f"teacher: {hashlib.sha256(teacher.read_bytes()).hexdigest()}" in done.stderr
 
 
+def test_a_training_is_made_longer_and_what_is_logged_changes_nothing(reproduced, corpus, tmp_path):
+    out = shutil.copytree(reproduced[0], tmp_path / "out")
+    done = run(SCRIPTS / "train.sh", corpus, "--out", out, "--", "--max-update", "30", "--log-interval=1")
+    assert "num_updates=30" in done.stdout + done.stderr
+    run(SCRIPTS / "train.sh", corpus, "--out", out, "--", "--max-update", "30")
+
+
 def test_another_search_is_not_scored_as_the_first(reproduced, corpus):
     copy = reproduced[0].with_name("another search")
     shutil.copytree(reproduced[0], copy)
