@@ -2,12 +2,14 @@
 
 import json
 import platform
+import re
 import shutil
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import make_batch, make_sentences, make_task
+from conftest import ROOT, make_batch, make_sentences, make_task
 from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_REGISTRY
 from fairseq.sequence_generator import SequenceGenerator
 
@@ -52,21 +54,29 @@ def test_architectures_are_what_the_docs_say():
             setattr(cfg, name, value)
         return cfg
 
-    base = built("resmlp_base")
-    assert (base.encoder_layers, base.decoder_layers) == (6, 6)
-    assert (base.encoder_embed_dim, base.encoder_ffn_embed_dim, base.decoder_attention_heads) == (512, 2048, 8)
-    assert (base.encoder_max_positions, base.decoder_max_positions) == (256, 256)
-    for arch, layers, dropout in (
-        ("resmlp_base_12", 12, 0.1),
-        ("resmlp_wmt_en_de", 6, 0.15),
-        ("resmlp_wmt_en_de_12", 12, 0.15),
-        ("resmlp_wmt_en_fr", 6, 0.1),
-        ("resmlp_wmt_en_fr_12", 12, 0.1),
-    ):
+    table = re.findall(r"^\| (`resmlp_.*) \|$", (ROOT / "docs" / "model.md").read_text(encoding="utf-8"), re.M)
+    told = {}
+    for names, *figures, rest in (re.split(r" \| ?", row) for row in table):
+        layers, d, hidden, heads, dropout = (cell.split(", ") for cell in figures)
+        for arch, stacks in zip(re.findall("`(.*?)`", names), layers):
+            told[arch] = [
+                *map(int, stacks.split(" + ")),
+                int(d[0]),
+                int(hidden[0]),
+                int(heads[0]),
+                float(dropout[0]),
+                rest,
+            ]
+    assert set(told) == set(ARCHITECTURES)
+    for arch, (encoder_layers, decoder_layers, d, hidden, heads, dropout, rest) in told.items():
         cfg = built(arch)
-        assert (cfg.encoder_layers, cfg.decoder_layers, cfg.dropout) == (layers, layers, dropout)
-    iwslt = built("resmlp_iwslt_de_en")
-    assert (iwslt.encoder_ffn_embed_dim, iwslt.decoder_attention_heads, iwslt.dropout) == (1024, 4, 0.3)
+        sizes = {"layers": encoder_layers, "embed_dim": d, "ffn_embed_dim": hidden, "max_positions": 256}
+        expected = {f"{side}_{name}": size for name, size in sizes.items() for side in ("encoder", "decoder")}
+        expected.update(decoder_layers=decoder_layers, decoder_attention_heads=heads, dropout=dropout)
+        expected.update(re.findall(r"--(\S+) ([^\s`]+)", rest.replace("-", "_").replace("__", "--")))
+        for option in fields(ResMLPConfig):
+            value = expected.get(option.name, option.default)
+            assert str(getattr(cfg, option.name)) == str(value), (arch, option.name)
 
 
 def test_an_option_given_by_the_user_wins_over_the_architecture():
