@@ -6,13 +6,15 @@ import re
 import threading
 import zipfile
 from contextlib import contextmanager
-from typing import Iterator
+from typing import Iterator, Sequence
+
+import torch
 
 from .errors import InputError
 
 
 @contextmanager
-def safe_to_load(path: str, what: str = "a fairseq checkpoint") -> Iterator[None]:
+def safe_to_load(path: str, what: str, allowed: Sequence = ()) -> Iterator[None]:
     """Check the file at `path`; inside, whatever torch.load is called, it is weights-only and its errors name the file.
 
     torch does not compare what it reads with the checksums (CRC-32, one a record) that it has written. Here they
@@ -21,13 +23,14 @@ def safe_to_load(path: str, what: str = "a fairseq checkpoint") -> Iterator[None
     Args:
         path: the file
         what: what it should be, for errors
+        allowed: as in `weights_only`
 
     Raises:
         InputError: the file is damaged or holds more than plain data
     """
     try:
         _check_archive(path)
-        with weights_only():
+        with weights_only(allowed):
             yield
     except InputError:
         raise
@@ -59,21 +62,35 @@ def _check_archive(path: str) -> None:
         raise InputError(f"{path} is damaged: the checksum of its record {damaged} does not match")
 
 
-_environment = threading.RLock()  # one load at a time: they share the process's environment
+_process = threading.RLock()  # one load at a time: they share the process's environment and torch's list
 
 
 @contextmanager
-def weights_only() -> Iterator[None]:
-    """Have torch.load load weights-only in every version of torch, whatever its caller or the environment asks for."""
+def weights_only(allowed: Sequence = ()) -> Iterator[None]:
+    """Have torch.load load weights-only in every version of torch, whatever its caller or the environment asks for.
+
+    Args:
+        allowed: what may be named beyond torch's own list of plain data, as torch.serialization.add_safe_globals takes
+            it. It takes the place of what others have added, which stands again afterwards: where both have another
+            object for one name, torch would take either.
+    """
     force, unforce = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
-    with _environment:
+    with _process:
         before = {name: os.environ.pop(name, None) for name in (force, unforce)}
+        of_others = torch.serialization.get_safe_globals()
         os.environ[force] = "1"
+        _allow(allowed)
         try:
             yield
         finally:
+            _allow(of_others)
             del os.environ[force]
             os.environ.update({name: value for name, value in before.items() if value is not None})
+
+
+def _allow(names: Sequence) -> None:
+    torch.serialization.clear_safe_globals()
+    torch.serialization.add_safe_globals(list(names))
 
 
 def reason(error: Exception) -> str:

@@ -5,14 +5,15 @@ from argparse import Namespace
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import fields
-from typing import Any, Callable, Dict, Iterator, List, Optional
+from typing import Any, Callable, ContextManager, Dict, Iterator, List, Optional
 
 import numpy as np
 import torch
 from fairseq.models import ARCH_MODEL_NAME_REGISTRY, MODEL_DATACLASS_REGISTRY
 from omegaconf import OmegaConf, open_dict
 
-from .archive import reason, safe_to_load
+from . import archive
+from .archive import reason
 from .errors import InputError
 from .files import written_whole
 
@@ -32,6 +33,11 @@ def read(path: str) -> Dict[str, Any]:
         check(state, path)
         complete(state)
     return state
+
+
+def safe_to_load(path: str) -> ContextManager[None]:
+    """`archive.safe_to_load` for checkpoints of fairseq, which may hold what is `ALLOWED`."""
+    return archive.safe_to_load(path, "a fairseq checkpoint", ALLOWED)
 
 
 def write(state: Dict[str, Any], path: str) -> None:

@@ -25,14 +25,15 @@ from fairseq import checkpoint_utils, options, tasks, utils
 from fairseq.data import data_utils
 from fairseq.dataclass import FairseqDataclass
 from fairseq.file_io import PathManager
+from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_NAME_REGISTRY
 from fairseq.optim import OPTIMIZER_DATACLASS_REGISTRY, OPTIMIZER_REGISTRY, AMPOptimizer, MemoryEfficientFP16Optimizer
 from fairseq.search import DiverseBeamSearch
 from fairseq.sequence_generator import SequenceGenerator
 from fairseq.tasks import FairseqTask
 from fairseq.trainer import Trainer
-from fairseq_cli import interactive
+from fairseq_cli import interactive, train
 from hydra.core.config_store import ConfigStore
-from omegaconf import II, DictConfig
+from omegaconf import II, DictConfig, open_dict
 from torch import distributed
 
 from . import archive, checkpoint, lines, text
@@ -58,6 +59,7 @@ def apply() -> None:
     translate_every_line()
     replace_unknown_words()
     let_hydra_use_adagrad()
+    let_hydra_use_architectures()
     show_model_options_in_help()
     take_bf16_without_a_tpu()
     name_the_remedy_for_memory_efficiency()
@@ -75,20 +77,18 @@ def load_only_harmless_checkpoints() -> None:
     """
     if not hasattr(torch.serialization, "add_safe_globals"):
         raise ImportError(f"torch {torch.__version__} cannot load checkpoints safely: install torch >= 2.4")
-    if tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 6):
-        torch.serialization.add_safe_globals(checkpoint.ALLOWED)
-    else:  # which takes names from the classes themselves
-        for stand_in, name in checkpoint.ALLOWED:
+    if tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 6):
+        for stand_in, name in checkpoint.ALLOWED:  # this torch takes names from the classes themselves
             stand_in.__module__, stand_in.__qualname__ = name.rsplit(".", 1)
             stand_in.__name__ = stand_in.__qualname__
-        torch.serialization.add_safe_globals([*{stand_in for stand_in, _ in checkpoint.ALLOWED}, _codecs.encode])
+        checkpoint.ALLOWED[:] = [*{stand_in for stand_in, _ in checkpoint.ALLOWED}, _codecs.encode]
         torch.serialization._is_torchscript_zip = _refuse_scripts(torch.serialization._is_torchscript_zip)
     load_to_cpu, load_in_training = checkpoint_utils.load_checkpoint_to_cpu, Trainer.load_checkpoint
     load_and_build = checkpoint_utils.load_model_ensemble_and_task
 
     @functools.wraps(load_to_cpu)
     def load_checkpoint_to_cpu(path, *args, **kwargs):
-        with archive.safe_to_load(path):
+        with checkpoint.safe_to_load(path):
             state = load_to_cpu(path, *args, **kwargs)
             checkpoint.check(state, path)
             checkpoint.complete(state)
@@ -109,7 +109,8 @@ def load_only_harmless_checkpoints() -> None:
     @functools.wraps(load_and_build)
     def load_model_ensemble_and_task(*args, **kwargs):
         try:
-            with archive.weights_only():  # building a model, too, may load files that its options name
+            # Building a model, too, may load files that its options name.
+            with archive.weights_only(checkpoint.ALLOWED):
                 return load_and_build(*args, **kwargs)
         except pickle.UnpicklingError as error:
             reason = archive.reason(error)
@@ -401,6 +402,24 @@ def let_hydra_use_adagrad() -> None:
     ConfigStore.instance().store(name="adagrad", group="optimizer", node=node, provider="fairseq")
 
 
+def let_hydra_use_architectures() -> None:
+    """Let `model: {_name: resmlp_tiny}` be that architecture in fairseq-hydra-train.
+
+    fairseq takes the model from the name and fills in the model's defaults, so that any name would be `resmlp_base`.
+    """
+    original = train.add_defaults
+
+    @functools.wraps(original)
+    def add_defaults(cfg):
+        arch = getattr(cfg.get("model"), "_name", None)
+        if arch in ARCH_CONFIG_REGISTRY and ARCH_MODEL_NAME_REGISTRY[arch] == "resmlp":
+            with open_dict(cfg.model):
+                ARCH_CONFIG_REGISTRY[arch](cfg.model)  # what the configuration file gives stays
+        original(cfg)
+
+    train.add_defaults = add_defaults
+
+
 def show_model_options_in_help() -> None:
     """Let `fairseq-train --arch ARCH --help` show the architecture's options (fairseq issue 701).
 
@@ -492,8 +511,11 @@ def print_input_errors_in_one_line() -> None:
 
     @functools.wraps(original)
     def excepthook(kind, error, traceback):
-        if issubclass(kind, (InputError, OSError)):
-            print(f"error: {error}", file=sys.stderr)
+        program = os.path.realpath(sys.argv[0])
+        of_fairseq = os.path.basename(program).startswith("fairseq-") or f"{os.sep}fairseq_cli{os.sep}" in program
+        # In a program that only imports the plugin a missing file may be its own.
+        if issubclass(kind, InputError) or (of_fairseq and issubclass(kind, OSError)):
+            print(f"error: {str(error) or kind.__name__}", file=sys.stderr)
         elif distributed.is_available() and distributed.is_initialized() and "by peer" in str(error):  # as gloo says it
             print(
                 "error: another process of this training has ended: its own output says why. Start all of them again, "
@@ -534,7 +556,12 @@ def name_long_sentences(task: FairseqTask) -> None:
         if not ignore_invalid_inputs and max_positions is not None:
             _, ignored = dataset.filter_indices_by_size(indices, max_positions)
             for index in ignored[:1]:
-                raise InputError(f"sentence {index}: {_long_side(task, dataset.size(index), max_positions)}")
+                split = next((name for name, other in task.datasets.items() if other is dataset), None)
+                raise InputError(
+                    f"sentence {index}{f' of {split}' if split else ''}: "
+                    f"{_long_side(task, dataset.size(index), max_positions)}; or leave out what is so long, with "
+                    "--skip-invalid-size-inputs-valid-test"
+                )
         return original(indices, dataset, max_positions, ignore_invalid_inputs)
 
     task.filter_indices_by_size = filter_indices_by_size

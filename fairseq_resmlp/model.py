@@ -280,14 +280,23 @@ class ResMLPModel(FairseqEncoderDecoderModel):
             (options, task, list of models)
         """
         folder = str(folder)
+        if os.path.isfile(folder):
+            raise InputError(f"{folder} is a file: give its folder, and the file in it by checkpoint_file=")
         for file in checkpoint_file.split(os.pathsep):
             if not os.path.isfile(os.path.join(folder, file)):
                 raise InputError(f"no checkpoint {file} in {folder}: name another with checkpoint_file=")
         if os.path.isfile(os.path.join(folder, "sentencepiece.bpe.model")):
             kwargs.setdefault("bpe", "sentencepiece")
+        elif "bpe" not in kwargs:
+            logger.warning(
+                f"{folder} has no sentencepiece.bpe.model: text is taken to be pieces with spaces between them, and "
+                "so is what it is translated to"
+            )
         before = checkpoint.also_check.set(functools.partial(_check_options, kwargs))
         try:
             loaded = hub_utils.from_pretrained(folder, checkpoint_file, data, **kwargs)
+        except FileNotFoundError as error:
+            raise InputError(f"{error.filename} is missing: a model folder has its model's dictionaries") from error
         finally:
             checkpoint.also_check.reset(before)
         return loaded["args"], loaded["task"], loaded["models"]
@@ -318,16 +327,26 @@ _OF_TOKEN_MIXING = {
 }
 
 
+# The smallest value of an option that is a size. A stack of no layers is a model, too.
+_LEAST = {
+    **{f"{side}_embed_dim": 1 for side in ("encoder", "decoder")},
+    **{f"{side}_ffn_embed_dim": 1 for side in ("encoder", "decoder")},
+    **{f"{side}_max_positions": 1 for side in ("encoder", "decoder")},
+    **{"encoder_layers": 0, "decoder_layers": 0, "decoder_attention_heads": 1},
+    **{"mixing_heads": 1, "mixing_kernel": 1, "mixing_init_std": 0},
+}
+
+
 def _check(cfg: ResMLPConfig, task) -> None:
     """Raise InputError for options that cannot work, naming them."""
+    for option, least in _LEAST.items():
+        if getattr(cfg, option) < least:
+            raise InputError(f"--{option.replace('_', '-')} {getattr(cfg, option)} is less than {least}")
     if cfg.decoder_embed_dim % cfg.decoder_attention_heads:
         raise InputError(
             f"--decoder-embed-dim {cfg.decoder_embed_dim} is not a multiple of "
             f"--decoder-attention-heads {cfg.decoder_attention_heads}"
         )
-    for option, least in (("mixing_heads", 1), ("mixing_kernel", 1), ("mixing_init_std", 0)):
-        if getattr(cfg, option) < least:
-            raise InputError(f"--{option.replace('_', '-')} {getattr(cfg, option)} is less than {least}")
     for name, kinds in _OF_TOKEN_MIXING.items():
         value, default, option = getattr(cfg, name), getattr(ResMLPConfig, name), f"--{name.replace('_', '-')}"
         if value != default and cfg.token_mixing not in kinds:

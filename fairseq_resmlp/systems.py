@@ -15,7 +15,7 @@ from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.tasks.translation import TranslationTask
 from fairseq.trainer import Trainer
 
-from . import fast, linear
+from . import checkpoint, fast, linear
 from . import search as fast_search
 from .errors import InputError
 from .shortlist import Shortlist
@@ -226,10 +226,11 @@ def ctranslate2_search(settings: Settings, length: int, kind: str) -> Search:
     with tempfile.TemporaryDirectory() as folder:
         for language in ("src", "tgt"):
             task.source_dictionary.save(os.path.join(folder, f"dict.{language}.txt"))
-        checkpoint, vmap, converted = (os.path.join(folder, name) for name in ("model.pt", "vmap.txt", "converted"))
-        torch.save({"args": args, "cfg": None, "model": model.state_dict()}, checkpoint)
+        file, vmap, converted = (os.path.join(folder, name) for name in ("model.pt", "vmap.txt", "converted"))
+        torch.save({"args": args, "cfg": None, "model": model.state_dict()}, file)
         write_shortlist(vmap, settings)
-        ctranslate2.converters.FairseqConverter(checkpoint, folder).convert(converted, vmap=vmap)
+        with checkpoint.safe_to_load(file):  # which the converter loads by itself
+            ctranslate2.converters.FairseqConverter(file, folder).convert(converted, vmap=vmap)
         translator = ctranslate2.Translator(
             converted, compute_type=kind, inter_threads=1, intra_threads=settings.threads
         )

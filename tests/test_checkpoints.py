@@ -418,6 +418,18 @@ def test_two_threads_load_weights_only(tmp_path):
     assert "TORCH_FORCE_WEIGHTS_ONLY_LOAD" not in os.environ
 
 
+def test_what_others_allow_is_theirs_outside_and_nobodys_inside(tmp_path):
+    numbers = [np.ndarray, np.dtype, type(np.dtype("f4")), np._core.multiarray._reconstruct]
+    torch.save({"model": {}, "numbers": np.ones(3, "f4")}, tmp_path / "numbers.pt")
+    before = set(torch.serialization.get_safe_globals())  # torch's own
+    with torch.serialization.safe_globals(numbers):
+        for _ in range(2):
+            assert torch.load(tmp_path / "numbers.pt", weights_only=True)["numbers"].dtype == np.dtype("f4")
+            with pytest.raises(InputError, match="more than plain data: NumPy data of type 'f4'"):
+                checkpoint.read(str(tmp_path / "numbers.pt"))
+    assert set(torch.serialization.get_safe_globals()) == before
+
+
 def test_a_weight_is_not_larger_than_what_is_stored_of_it(tmp_path):
     for weight in (torch.zeros(1).expand(10**11), torch.eye(3).to_sparse()):
         torch.save({"model": {"weight": weight}}, tmp_path / "large.pt")

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import torch
-from conftest import PLUGIN, ROOT, TINY, run, train_options
+from conftest import PLUGIN, ROOT, run, train_options
 
 from fairseq_resmlp import ResMLPModel
 from fairseq_resmlp.errors import InputError
@@ -224,25 +224,13 @@ def test_training_can_choose_by_bleu_and_resume_from_it(toy, tmp_path):
     assert re.search(r"epoch 002 \| valid .* bleu [\d.]+", done.stdout + done.stderr)
 
 
-def test_hydra_trains_too(toy, tmp_path):
-    model = "".join(f"  {name}: {value}\n" for name, value in TINY.items())
-    (tmp_path / "toy.yaml").write_text(
-        f"""# @package _group_
-common: {{user_dir: {PLUGIN}, cpu: true}}
-task: {{_name: translation, data: {toy / "data-bin"}}}
-criterion: {{_name: label_smoothed_cross_entropy, label_smoothing: 0.1}}
-optimizer: {{_name: adagrad}}
-lr_scheduler: {{_name: fixed, warmup_updates: 20}}
-optimization: {{lr: [0.05], max_epoch: 1}}
-dataset: {{max_tokens: 400, num_workers: 0}}
-checkpoint: {{save_dir: {tmp_path / "checkpoints"}}}
-model:
-  _name: resmlp
-{model}"""
-    )
-    run("fairseq-hydra-train", "--config-dir", tmp_path, "--config-name", "toy", cwd=tmp_path)
-    state = torch.load(tmp_path / "checkpoints" / "checkpoint_best.pt")
-    assert state["cfg"]["model"]["encoder_max_positions"] == TINY["encoder_max_positions"]
+def test_hydra_trains_by_the_example_and_takes_the_options_of_its_architecture(toy, tmp_path):
+    places = (f"task.data={toy / 'data-bin'}", f"common.user_dir={PLUGIN}", f"checkpoint.save_dir={tmp_path}")
+    command = ("fairseq-hydra-train", "--config-dir", ROOT / "examples" / "grammar", "--config-name", "hydra", *places)
+    run(*command, "common.cpu=true", "optimization.max_update=5", "+model.encoder_max_positions=24", cwd=tmp_path)
+    state = torch.load(tmp_path / "checkpoint_best.pt")
+    sizes = ("encoder_embed_dim", "decoder_layers", "encoder_max_positions", "dropout")
+    assert [state["cfg"]["model"][name] for name in sizes] == [128, 2, 24, 0.0]
     assert state["model"]["encoder.layers.0.mixing.A"].any()
 
 
@@ -270,15 +258,31 @@ def test_hub_keeps_empty_lines_in_place(model_folder):
     assert got[0] == got[2]
 
 
-def test_in_python_nothing_is_printed_that_was_not_asked_for(model_folder):
+def test_in_python_nothing_is_printed_that_was_not_asked_for():
     code = f"""
 from fairseq_resmlp import ResMLPModel
 import logging
 assert (logging.root.level, logging.root.handlers) == (logging.WARNING, [])
-assert len(ResMLPModel.from_pretrained({str(model_folder)!r}).translate(["w1 w2"])) == 1
+assert len(ResMLPModel.from_pretrained({str(ROOT / "tests" / "stored")!r}).translate(["w1 w2"])) == 1
 """
     done = run("python", "-c", code, cwd=ROOT)
     assert done.stdout + done.stderr == ""
+
+
+def test_hub_warns_where_text_would_be_taken_for_pieces(model_folder, caplog):
+    ResMLPModel.from_pretrained(model_folder)
+    assert "has no sentencepiece.bpe.model: text is taken to be pieces" in caplog.text
+
+
+def test_hub_names_what_a_folder_lacks(model_folder, tmp_path):
+    folder = shutil.copytree(model_folder, tmp_path / "model")
+    with pytest.raises(
+        InputError, match=r"model\.pt is a file: give its folder, and the file in it by checkpoint_file="
+    ):
+        ResMLPModel.from_pretrained(folder / "model.pt")
+    (folder / "dict.tgt.txt").unlink()
+    with pytest.raises(InputError, match=r"dict\.tgt\.txt is missing"):
+        ResMLPModel.from_pretrained(folder)
 
 
 def test_hub_names_a_missing_checkpoint(tmp_path):
@@ -306,7 +310,8 @@ def test_an_imported_copy_and_another_as_user_dir_do_not_clash(toy, tmp_path):
     assert (tmp_path / "checkpoints" / "checkpoint_last.pt").exists()
 
 
-def test_the_readmes_commands_run_with_resmlp_base(toy, tmp_path):
+@pytest.mark.parametrize("arch", ["resmlp_tiny", "resmlp_base"])
+def test_the_readmes_commands_run(toy, tmp_path, arch):
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     train, translate = (
         next(command for command in readme.replace("\\\n", " ").split("\n") if command.startswith(name)).split()
@@ -314,7 +319,8 @@ def test_the_readmes_commands_run_with_resmlp_base(toy, tmp_path):
     )
     place = {"demo/data-bin": str(toy / "data-bin"), "checkpoints": str(tmp_path), "3": "1"}
     place["checkpoints/checkpoint_best.pt"] = str(tmp_path / "checkpoint_best.pt")
-    assert tuple(train[train.index("--arch") :][:2]) == ("--arch", "resmlp_base")
+    assert train[train.index("--arch") + 1] == "resmlp_tiny"
+    place["resmlp_tiny"] = arch
     run(*(place.get(part, part) for part in train), "--cpu", "--max-update", "2", cwd=ROOT)
     done = run(*(place.get(part, part) for part in translate), "--cpu", "--max-len-b", "5", cwd=ROOT)
     assert sorted(lines(done, "H")) == list(range(21))

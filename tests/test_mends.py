@@ -122,12 +122,17 @@ def test_a_sentence_too_long_is_named_with_its_length_n_and_the_option():
     task = make_task()
     mends.name_long_sentences(task)
     for source, target, message in (
-        (long, short, r"sentence 1: a source of 12 .* N = 10.*--encoder-max-positions 12"),
-        (short, long, r"sentence 1: a target of 12 .* N = 9.*--decoder-max-positions 12"),
+        (
+            long,
+            short,
+            r"sentence 1 of valid: a source of 12 .* N = 10.*--encoder-max-positions 12.* --skip-invalid-size",
+        ),
+        (short, long, r"sentence 1 of valid: a target of 12 .* N = 9.*--decoder-max-positions 12"),
     ):
         dataset = LanguagePairDataset(
             [short, source], [2, len(source)], dictionary, [short, target], [2, len(target)], dictionary
         )
+        task.datasets["valid"] = dataset
         with pytest.raises(InputError, match=message):
             task.get_batch_iterator(dataset, max_sentences=4, max_positions=(10, 9))
         kept = task.get_batch_iterator(dataset, max_sentences=4, max_positions=(10, 9), ignore_invalid_inputs=True)
@@ -170,10 +175,22 @@ def test_an_input_error_ends_a_command_in_one_line():
     assert done.stderr == "error: no such thing\n"
 
 
-def test_other_errors_keep_their_traceback():
-    code = "import fairseq_resmlp; raise ValueError('a bug')"
+@pytest.mark.parametrize("error", ["ValueError('a bug')", "FileNotFoundError(2, 'No such file', 'mine.json')"])
+def test_other_errors_keep_their_traceback(error):
+    code = f"import fairseq_resmlp; raise {error}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert "Traceback" in done.stderr
+
+
+@pytest.mark.parametrize("program", ["fairseq-train", "fairseq_cli/train.py"])
+def test_a_missing_file_ends_a_command_of_fairseq_in_one_line(tmp_path, program):
+    (tmp_path / program).parent.mkdir(exist_ok=True)
+    for error, said in (("open('absent')", "[Errno 2] No such file or directory: 'absent'"), ("1", "BrokenPipeError")):
+        (tmp_path / program).write_text(f"import fairseq_resmlp\n{error}\nraise BrokenPipeError")
+        done = subprocess.run(
+            [sys.executable, tmp_path / program], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": ROOT}
+        )
+        assert (done.returncode, done.stderr) == (1, f"error: {said}\n")
 
 
 def test_training_and_generation_warn_about_nothing(trained):
