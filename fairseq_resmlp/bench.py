@@ -441,7 +441,17 @@ def measure(settings: Settings, parts: Sequence[str], without_ctranslate2: bool 
 
 
 def renew(earlier: Dict[str, Any], found: Dict[str, Any], parts: Sequence[str]) -> Dict[str, Any]:
-    """What was found earlier, with the named parts measured anew, in the order of a run of all."""
+    """What was found earlier, with the named parts measured anew, in the order of a run of all.
+
+    Raises:
+        InputError: the earlier rows are of another machine, other settings or versions: one table would tell of both
+    """
+    for what in ("machine", "settings", "versions"):
+        if earlier[what] != found[what]:
+            raise InputError(
+                f"what is there already has other {what}, {earlier[what]}, than what is new, {found[what]}: "
+                "give another --out"
+            )
     rows = [row for row in earlier["rows"] if row["part"] not in parts] + found["rows"]
     order = list(PARTS)
     rows.sort(key=lambda row: order.index(row["part"]))

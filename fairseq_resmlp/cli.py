@@ -6,7 +6,7 @@ import os
 import resource
 import sys
 from contextlib import ExitStack, contextmanager
-from typing import Callable, Iterator, List, Optional, Sequence, Tuple
+from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import click
 
@@ -73,11 +73,16 @@ def download(files: Tuple[str, ...], to: str, mirror: Optional[str]) -> None:
     """
     from .download import download as fetch
 
-    for url, checksum in in_groups(files, 2, "URL CHECKSUM"):
-        name = os.path.basename(url)
+    wanted = in_groups(files, 2, "URL CHECKSUM")
+    paths = [os.path.join(to, os.path.basename(url)) for url, _ in wanted]
+    refuse_one_file_for_two(
+        [url for url, _ in wanted], paths, "fetch one of them yourself, and name it as file:///PATH/ANOTHER-NAME"
+    )
+    for (url, checksum), path in zip(wanted, paths):
+        name = os.path.basename(path)
         address = f"{mirror.rstrip('/')}/{name}" if mirror else url
         click.echo(f"{name} from {address}")
-        sha256 = fetch(address, os.path.join(to, name), checksum)
+        sha256 = fetch(address, path, checksum)
         click.echo(f"{name}: sha256 {sha256}, {'no checksum to compare with' if checksum == '-' else 'as recorded'}")
 
 
@@ -132,6 +137,7 @@ def spm_encode(files, model, out_dir, clean, max_length, max_ratio, report, work
     for file, target in zip(files, targets):
         if os.path.exists(target) and os.path.samefile(file, target):
             raise InputError(f"{target} would overwrite its own input: choose another --out-dir")
+    refuse_one_file_for_two(files, targets, "rename one, such as to train.de")
     if clean and len(files) != 2:
         raise InputError(f"--clean takes two files, the sides of one text, not {len(files)}")
     if report and not clean:
@@ -151,6 +157,15 @@ def spm_encode(files, model, out_dir, clean, max_length, max_ratio, report, work
             counts = {"kept": lines, "dropped": dict(dropped), "cpu_seconds": cpu_seconds() - before}
             with written_whole(report) as partial_report, open(partial_report, "w") as out:
                 json.dump(counts, out, indent=1)
+
+
+def refuse_one_file_for_two(sources: Sequence[str], targets: Sequence[str], remedy: str) -> None:
+    """Raise InputError if two of `sources` would be written to one of `targets`."""
+    first: Dict[str, str] = {}
+    for source, target in zip(sources, targets):
+        if target in first:
+            raise InputError(f"{first[target]} and {source} would both be written to {target}: {remedy}")
+        first[target] = source
 
 
 def cpu_seconds() -> float:
@@ -189,7 +204,7 @@ def score_text(hypotheses, reference, target_lang, against, json_file, checkpoin
     records = score.read_records(record, record_json)
     own, right, *other = score.read_parallel(hypotheses, reference, *([against] if against else []))
     scores = score.score(own.lines, right.lines, target_lang)
-    comparisons = score.compare(own.lines, other[0].lines, right.lines) if other else []
+    comparisons = score.compare(own.lines, other[0].lines, right.lines, target_lang) if other else []
     if json_file:
         report = {
             "scores": scores,
@@ -207,6 +222,9 @@ def score_text(hypotheses, reference, target_lang, against, json_file, checkpoin
         with written_whole(json_file) as partial, open(partial, "w", encoding="utf-8") as out:
             out.write(score.to_json(report))
     click.echo(score.table(scores, comparisons, against))
+    left_out = score.why_not_tokenized(target_lang)
+    if left_out:
+        click.echo(f"\nNo tokenized BLEU: {left_out}.")
 
 
 @main.command("bench")
@@ -233,6 +251,7 @@ def bench(out, only, threads, without_ctranslate2, **settings) -> None:
     """
     from . import bench
 
+    need_device(settings["device"])
     threads = threads or len(os.sched_getaffinity(0))
     parts = only.split(",") if only else [*bench.PARTS, "profile"]
     found = bench.measure(bench.Settings(threads=threads, **settings), parts, without_ctranslate2)
@@ -355,7 +374,6 @@ def shortlist(source, target, output, always, each, max_lines) -> None:
 @click.option(
     "--max-len-a",
     default=0.0,
-    type=click.FloatRange(0, 1000),
     show_default=True,
     help="A: no translation is longer than A x + B pieces, x those of the longest source of its batch.",
 )
@@ -384,10 +402,7 @@ def translate(model, source, output, threads, device, dtype, batch_size, max_tok
     from .translate import WINDOW, Translator
 
     torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # torch without CUDA raises the latter
-        raise InputError(f"--device {device} is not here: {str(error).splitlines()[0]}") from error
+    need_device(device)
     translator = Translator.load(
         model, dtype=dtype, device=device, options=Options(**options), batch_size=batch_size, max_tokens=max_tokens
     )
@@ -435,6 +450,16 @@ def serve(models, host, port, beam, rate, examples, threads) -> None:
     torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
     lines = next(read(examples, page.EXAMPLES_SHOWN), []) if examples else None
     page.serve(models, host, port, beam, rate, lines)
+
+
+def need_device(device: str) -> None:
+    """Raise InputError if torch cannot use a device."""
+    import torch
+
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch without CUDA raises the latter
+        raise InputError(f"--device {device} is not here: {str(error).splitlines()[0]}") from error
 
 
 @contextmanager

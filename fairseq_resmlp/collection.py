@@ -35,6 +35,9 @@ def collect(texts: Sequence[Tuple[str, str, str]], languages: Tuple[str, str], f
     Raises:
         InputError: a file or member is missing or damaged, or the two sides have different numbers of lines
     """
+    held_out = {split: _count(split, count) for split, place, count in texts if place == HELD_OUT}
+    if held_out and not any(split == "train" and place != HELD_OUT for split, place, _ in texts):
+        raise InputError(f"{', '.join(held_out)} cannot be held out of train: no text of train is given")
     os.makedirs(out_dir, exist_ok=True)
     pairs: Dict[str, int] = {}
     files = {split: [os.path.join(out_dir, f"{split}.{x}") for x in languages] for split, *_ in texts}
@@ -49,10 +52,15 @@ def collect(texts: Sequence[Tuple[str, str, str]], languages: Tuple[str, str], f
                 f"{counts[1]:,}; the first without a partner is line {min(counts) + 1:,}"
             )
         pairs[split] = pairs.get(split, 0) + counts[0]
-    held_out = {split: int(count) for split, place, count in texts if place == HELD_OUT}
     if held_out:
         pairs.update(_hold_out(held_out, files))
     return pairs
+
+
+def _count(split: str, count: str) -> int:
+    if not count.isdecimal() or int(count) == 0:
+        raise InputError(f"{split} {HELD_OUT} {count}: write how many sentences to take out of train, such as 2000")
+    return int(count)
 
 
 def _write(place: str, folder: str, target: str, mode: str) -> int:
@@ -83,7 +91,10 @@ def open_text(place: str, folder: str) -> Iterator[Iterable[bytes]]:
             if member and zipfile.is_zipfile(path):
                 file = stack.enter_context(stack.enter_context(zipfile.ZipFile(file)).open(member))
             elif member:
-                file = stack.enter_context(tarfile.open(fileobj=file)).extractfile(member)
+                found = stack.enter_context(tarfile.open(fileobj=file)).extractfile(member)
+                if found is None:
+                    raise InputError(f"{member} in {path} is a folder: name a file in it")
+                file = found
             name = member or path
             if name.endswith(".gz"):
                 file = stack.enter_context(gzip.open(file))

@@ -30,10 +30,12 @@ def train_pieces(files: Sequence[str], out: BinaryIO, vocab_size: int, max_lines
         int: lines it was learnt from
 
     Raises:
-        InputError: the text has too few different words for so many pieces
+        InputError: the text is empty, or has too few different words for so many pieces
     """
     total = sum(1 for file in files for _ in _lines(file))
-    step = max(1, -(-total // max_lines))
+    if not total:
+        raise InputError(f"no pieces can be learned from {', '.join(files)}: there is no text")
+    step = -(-total // max_lines)
     lines = (line for number, line in enumerate(line for file in files for line in _lines(file)) if number % step == 0)
     try:
         sentencepiece.SentencePieceTrainer.train(

@@ -34,6 +34,12 @@ class Options:
     max_len_a: float = 0.0
     max_len_b: int = 200
 
+    def __post_init__(self):
+        for name, least, most in (("lenpen", -10, 10), ("max_len_a", 0, 1000)):
+            value = getattr(self, name)
+            if not least <= value <= most:  # nor is NaN
+                raise InputError(f"--{name.replace('_', '-')} {value}: give a number from {least} to {most}")
+
 
 class Hypothesis(NamedTuple):
     """A translation: entries of the target dictionary, the last one EOS, and its score."""

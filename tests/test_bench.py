@@ -62,6 +62,12 @@ def test_a_part_is_measured_anew_and_the_others_stay(found):
     assert renewed["breakdown"] == found["breakdown"]
 
 
+@pytest.mark.parametrize("what", ["machine", "settings", "versions"])
+def test_rows_of_another_machine_are_not_put_under_this_one(found, what):
+    with pytest.raises(InputError, match=f"other {what}, .* give another --out"):
+        bench.renew({**found, what: {**found[what], "cpu": "another"}}, found, ["memory"])
+
+
 def test_what_was_left_out_is_said(found):
     notes = "\n".join(found["notes"])
     assert "--without-ctranslate2" in notes

@@ -154,6 +154,24 @@ def test_the_same_sentences_are_held_out_whatever_the_order(tmp_path):
     assert found[0] == found[1]
 
 
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        ([("train", "in", "in"), ("valid", "held-out", "x")], "valid held-out x: write how many sentences"),
+        ([("train", "in", "in"), ("valid", "held-out", "0")], "valid held-out 0: write how many sentences"),
+        ([("valid", "held-out", "1")], "valid cannot be held out of train: no text of train is given"),
+        ([("train", "a.tar:texts", "in")], r"texts in \S+a\.tar is a folder: name a file in it"),
+    ],
+)
+def test_what_cannot_be_collected_is_named(tmp_path, texts, message):
+    (tmp_path / "in").write_text("a\n")
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        (tmp_path / "texts").mkdir()
+        archive.add(tmp_path / "texts", "texts")
+    with pytest.raises(InputError, match=message):
+        collected(tmp_path, tmp_path, *texts)
+
+
 def test_too_few_lines_to_hold_out(tmp_path):
     (tmp_path / "in").write_text("a\na\nb\n")
     with pytest.raises(InputError, match="too few distinct lines to hold out 5: 2"):

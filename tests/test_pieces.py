@@ -57,6 +57,29 @@ def test_a_model_whose_pieces_reach_over_spaces_is_followed_too(tmp_path):
     assert Encoder(str(tmp_path / "m"))(lines) == [" ".join(line) for line in own]
 
 
+def test_two_texts_of_one_name_are_not_written_over_each_other(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for side in ("en", "de"):
+        Path(side).mkdir()
+        Path(side, "train.txt").write_text(f"{side}\n")
+    for more in ((), ("--clean",)):
+        done = CliRunner().invoke(
+            main, ["spm-encode", "en/train.txt", "de/train.txt", "--model", str(STORED), "--out-dir", "p", *more]
+        )
+        assert done.exit_code == 1
+        assert done.output.startswith("Error: en/train.txt and de/train.txt would both be written to p/train.txt: ")
+    addresses = [((tmp_path / side / "train.txt").as_uri(), "-") for side in ("en", "de")]
+    done = CliRunner().invoke(main, ["download", *addresses[0], *addresses[1], "--to", "d"])
+    assert done.exit_code == 1 and "would both be written to d/train.txt: " in done.output
+    assert not Path("p").exists() and not Path("d").exists()
+
+
+def test_nothing_is_learned_from_nothing(tmp_path):
+    (tmp_path / "empty").touch()
+    with pytest.raises(InputError, match="no pieces can be learned from .*empty: there is no text"):
+        train_pieces([str(tmp_path / "empty")], io.BytesIO(), 100, 10)
+
+
 def write(folder, **texts):
     for name, text in texts.items():
         (folder / name).write_bytes(text if isinstance(text, bytes) else text.encode())
