@@ -173,7 +173,8 @@ def quality_table(found) -> str:
         if against:
             compared = [run for run in row["runs"] if "difference" in run]
             mean = f"{sum(run['difference'] for run in compared) / len(compared):+.1f}" if compared else ""
-            probabilities = ", ".join(f"{run['p']:.3f}" for run in compared)
+            # None where the translations were no longer there to be compared line by line
+            probabilities = ", ".join("–" if run["p"] is None else f"{run['p']:.3f}" for run in compared)
             level = (f"{run['level_after']:,}" if run["level_after"] else "–" for run in compared)
             cells[f"against {against}"] = mean and f"{mean} (p {probabilities})"
             cells["level after updates"] = ", ".join(level)

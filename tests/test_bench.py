@@ -68,6 +68,12 @@ def test_rows_of_another_machine_are_not_put_under_this_one(found, what):
         bench.renew({**found, what: {**found[what], "cpu": "another"}}, found, ["memory"])
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_a_device_that_is_not_here_is_named():
+    done = CliRunner().invoke(main, ["bench", "--device", "cuda"])
+    assert done.exit_code == 1 and done.output.startswith("Error: --device cuda is not here: ")
+
+
 def test_what_was_left_out_is_said(found):
     notes = "\n".join(found["notes"])
     assert "--without-ctranslate2" in notes
