@@ -1,6 +1,7 @@
 """The registered model `resmlp`, its options and its named architectures."""
 
 import functools
+import hashlib
 import logging
 import os
 from dataclasses import dataclass, field, fields
@@ -8,6 +9,7 @@ from typing import Dict, List, Optional, Tuple
 
 import torch
 from fairseq import hub_utils
+from fairseq.data import Dictionary
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from fairseq.models import (
     ARCH_MODEL_REGISTRY,
@@ -179,10 +181,11 @@ class ResMLPModel(FairseqEncoderDecoderModel):
         else:
             source = task.source_dictionary
             encoder_embed = Embedding(len(source), cfg.encoder_embed_dim, source.pad())
-        return cls(
-            ResMLPEncoder(cfg, task.source_dictionary, encoder_embed),
-            ResMLPDecoder(cfg, task.target_dictionary, decoder_embed),
-        )
+        encoder = ResMLPEncoder(cfg, task.source_dictionary, encoder_embed)
+        decoder = ResMLPDecoder(cfg, task.target_dictionary, decoder_embed)
+        for stack in (encoder, decoder):
+            stack.register_buffer("dictionary_version", _version_of(stack.dictionary))
+        return cls(encoder, decoder)
 
     # Like the base class's forward, without **kwargs, which TorchScript does not take.
     def forward(
@@ -210,8 +213,19 @@ class ResMLPModel(FairseqEncoderDecoderModel):
         return self.decoder(prev_output_tokens, encoder_out, features_only=features_only)
 
     def upgrade_state_dict_named(self, state_dict: Dict[str, Tensor], name: str) -> None:
-        """Say so where a checkpoint has another N; the mixing then fits its matrices."""
-        for side, stack in (("encoder", self.encoder), ("decoder", self.decoder)):
+        """Refuse the parameters of another dictionary, and say so where N is another, to which the mixing fits its A.
+
+        Raises:
+            InputError: the checkpoint was trained with another dictionary; one from before this was stored passes
+        """
+        for side, stack, text in (("encoder", self.encoder, "source"), ("decoder", self.decoder, "target")):
+            version = stack.dictionary_version
+            # Compared as lists: where a training goes on, the model is on its device already.
+            if state_dict.setdefault(f"{side}.dictionary_version", version).tolist() != version.tolist():
+                raise InputError(
+                    f"the {text} dictionary is not the one that this checkpoint was trained with: take dict.*.txt from "
+                    "beside the data or the model of that training"
+                )
             N = next((x.mixing.length_in(state_dict, f"{side}.layers.0.mixing") for x in stack.layers), None)
             if N is None and f"{side}.positions.P" in state_dict:
                 N = len(state_dict[f"{side}.positions.P"])
@@ -300,6 +314,16 @@ class ResMLPModel(FairseqEncoderDecoderModel):
         finally:
             checkpoint.also_check.reset(before)
         return loaded["args"], loaded["task"], loaded["models"]
+
+
+def _version_of(dictionary: Dictionary) -> Tensor:
+    """The SHA-256 of a dictionary's entries in their order, 32 bytes.
+
+    Another dictionary of the same size fits the shapes of a model and gives wrong words. The name of the buffer has
+    "version" in it because fairseq's moving average of weights (--store-ema) leaves such buffers as they are.
+    """
+    digest = hashlib.sha256("\n".join(dictionary.symbols).encode("utf-8", "surrogatepass")).digest()
+    return torch.tensor(list(digest), dtype=torch.uint8)
 
 
 def _check_options(asked: Dict[str, object], state: Dict[str, object], file: str) -> None:

@@ -15,7 +15,6 @@ Activations are time first, T x B x d, so that mixing is one plain matrix produc
 A[:T, :T] times x seen as T x (B d), without a transpose.
 """
 
-import hashlib
 from typing import Dict, List, Optional, Tuple
 
 import torch
@@ -26,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .attention import CrossAttention, IncrementalState
-from .errors import InputError, check_length
+from .errors import check_length
 from .linear import linear
 from .mixing import TOKEN_MIXING, TokenMixing, fit
 from .positions import Positions
@@ -291,26 +290,6 @@ def roll_rows(x: Tensor, shift: Tensor) -> Tensor:
     return x.gather(-1, index.expand_as(x))
 
 
-def version_of(dictionary) -> Tensor:
-    """The SHA-256 of a dictionary's entries in their order, 32 bytes.
-
-    Another dictionary of the same size fits the shapes of a model and gives wrong words. The name of the buffer has
-    "version" in it because fairseq's moving average of weights (--store-ema) leaves such buffers as they are.
-    """
-    digest = hashlib.sha256("\n".join(dictionary.symbols).encode("utf-8", "surrogatepass")).digest()
-    return torch.tensor(list(digest), dtype=torch.uint8)
-
-
-def check_dictionary(version: Tensor, state_dict: Dict[str, Tensor], name: str, side: str) -> None:
-    """Raise InputError if `state_dict` was trained with another dictionary; one from before this check passes."""
-    found = state_dict.setdefault(f"{name}.dictionary_version", version)
-    if found.tolist() != version.tolist():  # where a training goes on, the model is on its device already
-        raise InputError(
-            f"the {side} dictionary is not the one that this checkpoint was trained with: take dict.*.txt from beside "
-            "the data or the model of that training"
-        )
-
-
 class ResMLPEncoder(FairseqEncoder):
     """Embedding, L encoder layers and a final Aff (or LayerNorm).
 
@@ -329,7 +308,6 @@ class ResMLPEncoder(FairseqEncoder):
         d = cfg.encoder_embed_dim
         self.N = cfg.encoder_max_positions
         self.padding_idx: int = dictionary.pad()
-        self.register_buffer("dictionary_version", version_of(dictionary))
         self.embed_tokens = embed_tokens
         self.positions = Positions(cfg.positional_embeddings, self.N, d)
         self.dropout = FairseqDropout(cfg.dropout, module_name=self.__class__.__name__)
@@ -392,10 +370,6 @@ class ResMLPEncoder(FairseqEncoder):
         """N: the longest source, in pieces, with its end-of-sentence mark."""
         return self.N
 
-    def upgrade_state_dict_named(self, state_dict: Dict[str, Tensor], name: str) -> None:
-        """Called with a checkpoint's parameters before they are loaded: refuse those of another dictionary."""
-        check_dictionary(self.dictionary_version, state_dict, name, "source")
-
 
 class ResMLPDecoder(FairseqIncrementalDecoder):
     """Embedding, L decoder layers, a final Aff (or LayerNorm) and the output layer.
@@ -410,7 +384,6 @@ class ResMLPDecoder(FairseqIncrementalDecoder):
         super().__init__(dictionary)
         d = cfg.decoder_embed_dim
         self.N = cfg.decoder_max_positions
-        self.register_buffer("dictionary_version", version_of(dictionary))
         self.embed_tokens = embed_tokens
         self.positions = Positions(cfg.positional_embeddings, self.N, d)
         self.dropout = FairseqDropout(cfg.dropout, module_name=self.__class__.__name__)
@@ -492,10 +465,6 @@ class ResMLPDecoder(FairseqIncrementalDecoder):
     def max_positions(self) -> int:
         """N: the longest target, in pieces, with its end-of-sentence mark."""
         return self.N
-
-    def upgrade_state_dict_named(self, state_dict: Dict[str, Tensor], name: str) -> None:
-        """Called with a checkpoint's parameters before they are loaded: refuse those of another dictionary."""
-        check_dictionary(self.dictionary_version, state_dict, name, "target")
 
     def make_generation_fast_(self, need_attn: bool = False, **kwargs) -> None:
         """Called by fairseq-generate: leave attention maps out where nobody asked for them, and fold the Affs."""
