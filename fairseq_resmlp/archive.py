@@ -72,7 +72,7 @@ def weights_only(allowed: Sequence = ()) -> Iterator[None]:
     Args:
         allowed: what may be named beyond torch's own list of plain data, as torch.serialization.add_safe_globals takes
             it. It takes the place of what others have added, which stands again afterwards: where both have another
-            object for one name, torch would take either.
+            object for one name, torch would take either. What is added inside, as by an import, stays.
     """
     force, unforce = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
     with _process:
@@ -83,7 +83,7 @@ def weights_only(allowed: Sequence = ()) -> Iterator[None]:
         try:
             yield
         finally:
-            _allow(of_others)
+            _allow([*of_others, *(name for name in torch.serialization.get_safe_globals() if name not in allowed)])
             del os.environ[force]
             os.environ.update({name: value for name, value in before.items() if value is not None})
 

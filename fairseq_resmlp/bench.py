@@ -435,28 +435,36 @@ def measure(settings: Settings, parts: Sequence[str], without_ctranslate2: bool 
         "rows": rows,
         "breakdown": spent,
         "notes": notes,
-        "settings": {**settings.__dict__, "optimizer": "adam, of fairseq"},
         **surroundings(settings),
     }
 
 
-def renew(earlier: Dict[str, Any], found: Dict[str, Any], parts: Sequence[str]) -> Dict[str, Any]:
-    """What was found earlier, with the named parts measured anew, in the order of a run of all.
+def staying(earlier: Dict[str, Any], settings: Settings, parts: Sequence[str]) -> Dict[str, Any]:
+    """What was found earlier of other parts than these, to which `renew` adds what is measured now.
 
     Raises:
-        InputError: the earlier rows are of another machine, other settings or versions: one table would tell of both
+        InputError: it is of another machine, other settings or versions: one table would tell of both
     """
-    for what in ("machine", "settings", "versions"):
-        if earlier[what] != found[what]:
-            raise InputError(
-                f"what is there already has other {what}, {earlier[what]}, than what is new, {found[what]}: "
-                "give another --out"
-            )
-    rows = [row for row in earlier["rows"] if row["part"] not in parts] + found["rows"]
+    stay = {
+        "rows": [row for row in earlier["rows"] if row["part"] not in parts],
+        "breakdown": [] if "profile" in parts else earlier["breakdown"],
+    }
+    if stay["rows"] or stay["breakdown"]:
+        now = surroundings(settings)
+        for what in ("machine", "settings", "versions"):
+            if {**now[what], **earlier[what]} != now[what]:
+                raise InputError(
+                    f"the other parts in --out have other {what}, {earlier[what]}, than what would be measured, "
+                    f"{now[what]}: give another --out"
+                )
+    return stay
+
+
+def renew(stay: Dict[str, Any], found: Dict[str, Any]) -> Dict[str, Any]:
+    """What was found, and what stays beside it, in the order of a run of all."""
     order = list(PARTS)
-    rows.sort(key=lambda row: order.index(row["part"]))
-    breakdown = found["breakdown"] if "profile" in parts else earlier["breakdown"]
-    return {**found, "rows": rows, "breakdown": breakdown}
+    rows = sorted(stay["rows"] + found["rows"], key=lambda row: order.index(row["part"]))
+    return {**found, "rows": rows, "breakdown": found["breakdown"] or stay["breakdown"]}
 
 
 def tell(what: str, indent: int = 2) -> None:
@@ -464,13 +472,14 @@ def tell(what: str, indent: int = 2) -> None:
 
 
 def surroundings(settings: Settings) -> Dict[str, Any]:
-    """Versions, machine, date and command."""
+    """Settings, versions, machine, date and command."""
     from . import __version__
 
     versions: Dict[str, Optional[str]] = {"fairseq-resmlp": __version__, "python": platform.python_version()}
     versions.update({name: version(name) for name in ("torch", "fairseq", "numpy", "ctranslate2")})
     name, flags = processor()
     return {
+        "settings": {**settings.__dict__, "optimizer": "adam, of fairseq"},
         "versions": versions,
         "machine": {
             "cpu": name,

@@ -254,11 +254,13 @@ def bench(out, only, threads, without_ctranslate2, **settings) -> None:
     need_device(settings["device"])
     threads = threads or len(os.sched_getaffinity(0))
     parts = only.split(",") if only else [*bench.PARTS, "profile"]
-    found = bench.measure(bench.Settings(threads=threads, **settings), parts, without_ctranslate2)
+    settings = bench.Settings(threads=threads, **settings)
+    stay = {"rows": [], "breakdown": []}
+    if out and only and os.path.exists(out):
+        with open(out, encoding="utf-8") as file:
+            stay = bench.staying(json.load(file), settings, parts)
+    found = bench.renew(stay, bench.measure(settings, parts, without_ctranslate2))
     if out:
-        if only and os.path.exists(out):
-            with open(out, encoding="utf-8") as file:
-                found = bench.renew(json.load(file), found, parts)
         with written_whole(out) as partial, open(partial, "w", encoding="utf-8") as file:
             json.dump(found, file, indent=1)
             file.write("\n")

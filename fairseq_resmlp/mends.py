@@ -511,7 +511,7 @@ def print_input_errors_in_one_line() -> None:
 
     @functools.wraps(original)
     def excepthook(kind, error, traceback):
-        program = os.path.realpath(sys.argv[0])
+        program = os.path.realpath((sys.argv or [""])[0])
         of_fairseq = os.path.basename(program).startswith("fairseq-") or f"{os.sep}fairseq_cli{os.sep}" in program
         # In a program that only imports the plugin a missing file may be its own.
         if issubclass(kind, InputError) or (of_fairseq and issubclass(kind, OSError)):

@@ -299,6 +299,9 @@ class ResMLPModel(FairseqEncoderDecoderModel):
         for file in checkpoint_file.split(os.pathsep):
             if not os.path.isfile(os.path.join(folder, file)):
                 raise InputError(f"no checkpoint {file} in {folder}: name another with checkpoint_file=")
+        place = os.path.join(folder, data) if data.startswith(".") else data
+        if not os.path.isdir(place):
+            raise InputError(f"there is no folder {place}: name that of the dictionaries with data_name_or_path=")
         if os.path.isfile(os.path.join(folder, "sentencepiece.bpe.model")):
             kwargs.setdefault("bpe", "sentencepiece")
         elif "bpe" not in kwargs:
@@ -310,7 +313,7 @@ class ResMLPModel(FairseqEncoderDecoderModel):
         try:
             loaded = hub_utils.from_pretrained(folder, checkpoint_file, data, **kwargs)
         except FileNotFoundError as error:
-            raise InputError(f"{error.filename} is missing: a model folder has its model's dictionaries") from error
+            raise InputError(f"{error.filename} is missing, which the model was trained with") from error
         finally:
             checkpoint.also_check.reset(before)
         return loaded["args"], loaded["task"], loaded["models"]

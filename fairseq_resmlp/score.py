@@ -107,9 +107,11 @@ def why_not_tokenized(lang: str) -> str:
         import sacremoses.corpus
     except ImportError as error:
         raise InputError("tokenized BLEU needs sacremoses: pip install 'fairseq-resmlp[reproduce]'") from error
-    # sacremoses takes any name and applies English rules to those it does not know.
-    known = sorted(set(sacremoses.corpus.NonbreakingPrefixes().available_langs.values()))
-    return "" if lang in known else f"the Moses tokenizer does not know the language {lang}, only {', '.join(known)}"
+    # sacremoses takes any name and applies English rules to those it does not know; Chinese it leaves whole.
+    known = sorted(set(sacremoses.corpus.NonbreakingPrefixes().available_langs.values()) - {"zh", "yue"})
+    if lang in known:
+        return ""
+    return f"the Moses tokenizer finds no words in language {lang}, only in {', '.join(known)}"
 
 
 def moses_tokenize(lines: Sequence[str], lang: str) -> List[str]:

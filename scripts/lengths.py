@@ -89,4 +89,7 @@ def score(model: Translator, sources: list, references: list) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except OSError as error:
+        raise SystemExit(f"error: {error}") from None

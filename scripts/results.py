@@ -173,7 +173,6 @@ def quality_table(found) -> str:
         if against:
             compared = [run for run in row["runs"] if "difference" in run]
             mean = f"{sum(run['difference'] for run in compared) / len(compared):+.1f}" if compared else ""
-            # None where the translations were no longer there to be compared line by line
             probabilities = ", ".join("–" if run["p"] is None else f"{run['p']:.3f}" for run in compared)
             level = (f"{run['level_after']:,}" if run["level_after"] else "–" for run in compared)
             cells[f"against {against}"] = mean and f"{mean} (p {probabilities})"
@@ -186,6 +185,8 @@ def quality_table(found) -> str:
     about += f", torch {found['versions']['torch']}, {found['date'][:10]}"
     if against:
         about += f"; against {against}: the mean over common seeds, and the p of each by paired bootstrap"
+        if any(run.get("p", 0) is None for row in found["rows"] for run in row["runs"]):
+            about += ", – where the translations were not at hand together"
     return table(list(rows[0]), [row.values() for row in rows]) + f"\n{about}\n"
 
 

@@ -61,7 +61,9 @@ if [ "${RANK:-0}" = 0 ]; then
     no_one_else_in "$model"
     # One model is never trained by two recipes. It can be trained for longer, saved and logged more often.
     settings=$(
-        forget --max-update --save-interval-updates --log-interval
+        forget --save-interval-updates --log-interval
+        # Other schedules follow from the number of updates.
+        [[ ! $(option --lr-scheduler fixed) =~ ^(fixed|inverse_sqrt)$ ]] || forget --max-update
         declare -p arch dropout lr warmup_updates criterion devices max_tokens update_freq options
     )
     [ -z "$data" ] || settings+=" data: $(sha256sum < "$data/data-bin/train.$source-$target.$target.bin")"

@@ -42,6 +42,10 @@ def found(tmp_path_factory):
     return {**report, "printed": done.output, "words": words}
 
 
+def settings_of(found):
+    return systems.Settings(**{name: value for name, value in found["settings"].items() if name != "optimizer"})
+
+
 def test_every_row_is_in_the_json_and_in_the_table(found):
     counted = {part: sum(row["part"] == part for row in found["rows"]) for part in bench.PARTS}
     assert counted == {"train": 8 if HALF else 6, "generate": 6, "fast": 0, "memory": 1, "growth": 2, "loading": 0}
@@ -55,7 +59,9 @@ def test_every_row_is_in_the_json_and_in_the_table(found):
 
 def test_a_part_is_measured_anew_and_the_others_stay(found):
     (memory,) = [row for row in found["rows"] if row["part"] == "memory"]
-    renewed = bench.renew(found, {**found, "rows": [{**memory, "what": "anew"}], "breakdown": []}, ["memory"])
+    settings = settings_of(found)
+    stay = bench.staying(found, settings, ["memory"])
+    renewed = bench.renew(stay, {**found, "rows": [{**memory, "what": "anew"}], "breakdown": []})
     assert [row["what"] for row in renewed["rows"]] == [
         "anew" if row["part"] == "memory" else row["what"] for row in found["rows"]
     ]
@@ -64,8 +70,10 @@ def test_a_part_is_measured_anew_and_the_others_stay(found):
 
 @pytest.mark.parametrize("what", ["machine", "settings", "versions"])
 def test_rows_of_another_machine_are_not_put_under_this_one(found, what):
+    of_another = {**found, what: {**found[what], "threads": 99}}
     with pytest.raises(InputError, match=f"other {what}, .* give another --out"):
-        bench.renew({**found, what: {**found[what], "cpu": "another"}}, found, ["memory"])
+        bench.staying(of_another, settings_of(found), ["memory"])
+    assert bench.staying(of_another, settings_of(found), [*bench.PARTS, "profile"]) == {"rows": [], "breakdown": []}
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")

@@ -419,15 +419,25 @@ def test_two_threads_load_weights_only(tmp_path):
 
 
 def test_what_others_allow_is_theirs_outside_and_nobodys_inside(tmp_path):
-    numbers = [np.ndarray, np.dtype, type(np.dtype("f4")), np._core.multiarray._reconstruct]
-    torch.save({"model": {}, "numbers": np.ones(3, "f4")}, tmp_path / "numbers.pt")
     before = set(torch.serialization.get_safe_globals())  # torch's own
-    with torch.serialization.safe_globals(numbers):
+    reconstruct = np.ones(1).__reduce__()[0]
+    torch.save({"model": {}, "numbers": np.ones(3, "f4")}, tmp_path / "numbers.pt")
+    try:
+        torch.serialization.add_safe_globals([np.ndarray, np.dtype, type(np.dtype("f4")), reconstruct])
         for _ in range(2):
             assert torch.load(tmp_path / "numbers.pt", weights_only=True)["numbers"].dtype == np.dtype("f4")
             with pytest.raises(InputError, match="more than plain data: NumPy data of type 'f4'"):
                 checkpoint.read(str(tmp_path / "numbers.pt"))
-    assert set(torch.serialization.get_safe_globals()) == before
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(list(before))
+    with archive.weights_only(checkpoint.ALLOWED):
+        torch.serialization.add_safe_globals([Script])  # as a module may when it is imported
+    try:
+        assert set(torch.serialization.get_safe_globals()) == before | {Script}
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(list(before))
 
 
 def test_a_weight_is_not_larger_than_what_is_stored_of_it(tmp_path):

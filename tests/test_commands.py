@@ -280,6 +280,8 @@ def test_hub_names_what_a_folder_lacks(model_folder, tmp_path):
         InputError, match=r"model\.pt is a file: give its folder, and the file in it by checkpoint_file="
     ):
         ResMLPModel.from_pretrained(folder / "model.pt")
+    with pytest.raises(InputError, match=r"no folder /nowhere: name that of the dictionaries with data_name_or_path="):
+        ResMLPModel.from_pretrained(folder, data_name_or_path="/nowhere")
     (folder / "dict.tgt.txt").unlink()
     with pytest.raises(InputError, match=r"dict\.tgt\.txt is missing"):
         ResMLPModel.from_pretrained(folder)
