@@ -43,14 +43,9 @@ def export(
     for path, option in ((os.path.join(home, file), "MODEL"), (pieces, "--spm")):
         if not os.path.isfile(path):
             raise InputError(f"there is no {path}: name it as {option}")
-    try:
-        loaded = ResMLPModel.from_pretrained(
-            home, file, data, prune_mixing, bpe="sentencepiece", sentencepiece_model=pieces
-        )
-    except FileNotFoundError as error:
-        raise InputError(
-            f"there is no {error.filename}: name the folder of dict.*.txt, such as data-bin, as --data"
-        ) from error
+    loaded = ResMLPModel.from_pretrained(
+        home, file, data, prune_mixing, bpe="sentencepiece", sentencepiece_model=pieces
+    )
     languages = [loaded.task.cfg.source_lang, loaded.task.cfg.target_lang]
     dictionaries = {
         name: os.path.join(data, f"dict.{language}.txt")

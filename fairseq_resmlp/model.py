@@ -301,7 +301,7 @@ class ResMLPModel(FairseqEncoderDecoderModel):
                 raise InputError(f"no checkpoint {file} in {folder}: name another with checkpoint_file=")
         place = os.path.join(folder, data) if data.startswith(".") else data
         if not os.path.isdir(place):
-            raise InputError(f"there is no folder {place}: name that of the dictionaries with data_name_or_path=")
+            raise InputError(f"there is no folder {place}: {_NAME_THE_DATA}")
         if os.path.isfile(os.path.join(folder, "sentencepiece.bpe.model")):
             kwargs.setdefault("bpe", "sentencepiece")
         elif "bpe" not in kwargs:
@@ -313,10 +313,13 @@ class ResMLPModel(FairseqEncoderDecoderModel):
         try:
             loaded = hub_utils.from_pretrained(folder, checkpoint_file, data, **kwargs)
         except FileNotFoundError as error:
-            raise InputError(f"{error.filename} is missing, which the model was trained with") from error
+            raise InputError(f"there is no {error.filename}: {_NAME_THE_DATA}") from error
         finally:
             checkpoint.also_check.reset(before)
         return loaded["args"], loaded["task"], loaded["models"]
+
+
+_NAME_THE_DATA = "name the folder of dict.*.txt, such as data-bin, as data_name_or_path=, or in a command as --data"
 
 
 def _version_of(dictionary: Dictionary) -> Tensor:

@@ -478,6 +478,7 @@ def test_seeds_are_averaged_and_compared_seed_by_seed(tmp_path):
         found = {"name": "sacreBLEU", "value": 10.0 * seed + words, "signature": "s"}
         report = {
             "scores": [found, {**found, "name": "chrF2"}],
+            "target_lang": "de",
             "records": {"corpus": "c", "test": "test", "valid_perplexity": "7.5"},
             "checkpoint": {"parameters": 1_000_000, "updates": 9, "training_seconds": 60.0 * seed},
             **{
