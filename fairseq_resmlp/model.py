@@ -357,21 +357,14 @@ _OF_TOKEN_MIXING = {
 }
 
 
-# The smallest value of an option that is a size. A stack of no layers is a model, too.
-_LEAST = {
-    **{f"{side}_embed_dim": 1 for side in ("encoder", "decoder")},
-    **{f"{side}_ffn_embed_dim": 1 for side in ("encoder", "decoder")},
-    **{f"{side}_max_positions": 1 for side in ("encoder", "decoder")},
-    **{"encoder_layers": 0, "decoder_layers": 0, "decoder_attention_heads": 1},
-    **{"mixing_heads": 1, "mixing_kernel": 1, "mixing_init_std": 0},
-}
-
-
 def _check(cfg: ResMLPConfig, task) -> None:
     """Raise InputError for options that cannot work, naming them."""
-    for option, least in _LEAST.items():
-        if getattr(cfg, option) < least:
-            raise InputError(f"--{option.replace('_', '-')} {getattr(cfg, option)} is less than {least}")
+    for option in fields(ResMLPConfig):
+        if option.type in (int, float):
+            # A size is at least 1, but a stack of no layers is a model, too.
+            value, least = getattr(cfg, option.name), int(option.type is int and not option.name.endswith("layers"))
+            if value < least:
+                raise InputError(f"--{option.name.replace('_', '-')} {value} is less than {least}")
     if cfg.decoder_embed_dim % cfg.decoder_attention_heads:
         raise InputError(
             f"--decoder-embed-dim {cfg.decoder_embed_dim} is not a multiple of "

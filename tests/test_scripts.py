@@ -514,6 +514,22 @@ def test_seeds_are_averaged_and_compared_seed_by_seed(tmp_path):
     assert f"\n| whole | 2 | 21.0 ± 7.1 | {mean} | 1,200, 800 | 7.50 ± 0.00 | " in done.stdout
     assert re.search(r"^\| short \| 2 \| 19.0 ± 7.1 \| -.* \| –, 800 \|", run(*command, "whole").stdout, re.M)
     assert "scripts/train.sh c resmlp_tiny --name whole.1\n" in done.stdout
+
+    # Seed 1 of whole comes from another machine, once beside its seed 1 of short and once without.
+    earlier = tmp_path / "earlier.json"
+    run(*command, "short")
+    shutil.copy(tmp_path / "results.json", earlier)
+    (tmp_path / "whole.1").rename(tmp_path / "elsewhere")
+    apart = run(*command, "short", "--earlier", earlier)
+    apart_mean = f"{(2.0 + two['difference']) / 2:+.1f} (p –, {two['p']:.3f})"  # 16.0 and 14.0 are what was told
+    assert f"\n| whole | 2 | 21.0 ± 7.1 | {apart_mean} | 1,200, 800 | " in apart.stdout
+    assert "– where the translations were not at hand together" in apart.stdout
+    (tmp_path / "short.1").rename(tmp_path / "elsewhere.2")
+    done = run(*command, "short", "--earlier", earlier)
+    assert f"\n| whole | 2 | 21.0 ± 7.1 | {mean} | 1,200, 800 | 7.50 ± 0.00 | " in done.stdout
+    for name, folder in (("whole.1", "elsewhere"), ("short.1", "elsewhere.2")):
+        (tmp_path / folder).rename(tmp_path / name)
+
     (tmp_path / "whole.2" / "test" / "hyp").write_text("another translation\n" * 20)
     wrong = run(*command, "short", check=False)
     assert wrong.stderr == f"error: {tmp_path}/whole.2/test/hyp is not the text that was scored: " + (
