@@ -363,8 +363,10 @@ def _check(cfg: ResMLPConfig, task) -> None:
         if option.type in (int, float):
             # A size is at least 1, but a stack of no layers is a model, too.
             value, least = getattr(cfg, option.name), int(option.type is int and not option.name.endswith("layers"))
-            if value < least:
-                raise InputError(f"--{option.name.replace('_', '-')} {value} is less than {least}")
+            most = 1 if option.name.endswith("dropout") else float("inf")
+            if not least <= value <= most:  # nor is NaN
+                bound = f"more than {most}" if value > most else f"less than {least}" if value < least else "no number"
+                raise InputError(f"--{option.name.replace('_', '-')} {value} is {bound}")
     if cfg.decoder_embed_dim % cfg.decoder_attention_heads:
         raise InputError(
             f"--decoder-embed-dim {cfg.decoder_embed_dim} is not a multiple of "

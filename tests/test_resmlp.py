@@ -648,6 +648,8 @@ def test_every_parameter_gets_a_gradient(options):
         ({"encoder_max_positions": -1}, "--encoder-max-positions -1 is less than 1"),
         ({"decoder_layers": -1}, "--decoder-layers -1 is less than 0"),
         ({"dropout": -0.1}, "--dropout -0.1 is less than 0"),
+        ({"attention_dropout": 20.0}, "--attention-dropout 20.0 is more than 1"),
+        ({"dropout": float("nan")}, "--dropout nan is no number"),
         ({"mixing_heads": 0}, "--mixing-heads 0 is less than 1"),
         ({"mixing_kernel": -1}, "--mixing-kernel -1 is less than 1"),
         ({"mixing_init_std": -0.1}, "--mixing-init-std -0.1 is less than 0"),
