@@ -7,15 +7,19 @@ in tests/ that fails without it.
 
 import _codecs
 import ast
+import atexit
+import contextlib
 import functools
 import logging
 import math
 import os
 import pickle
+import queue
 import re
 import shutil
 import sys
 import warnings
+import weakref
 from dataclasses import dataclass, field
 from typing import List
 
@@ -23,6 +27,7 @@ import numpy as np
 import torch
 from fairseq import checkpoint_utils, options, tasks, utils
 from fairseq.data import data_utils
+from fairseq.data.iterators import BufferedIterator
 from fairseq.dataclass import FairseqDataclass
 from fairseq.file_io import PathManager
 from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_NAME_REGISTRY
@@ -50,6 +55,7 @@ def apply() -> None:
     keep_last_batch()
     resume_with_the_same_batches()
     train_no_longer_than_told()
+    end_loading_with_the_training()
     write_checkpoints_whole()
     save_every_interval()
     unscale_gradients_once()
@@ -223,6 +229,31 @@ def train_no_longer_than_told() -> None:
         return loaded
 
     checkpoint_utils.load_checkpoint = load_checkpoint
+
+
+def end_loading_with_the_training() -> None:
+    """Let a training that ends within an epoch end well (pytorch issues 38228 and 117762).
+
+    fairseq makes batches in advance, in a thread that goes on until the epoch ends. When Python exits it stops the
+    thread where it is; if that is within torch, the process aborts, and a training that is complete looks failed.
+    """
+    create = BufferedIterator._create_consumer
+    threads = weakref.WeakSet()
+
+    @functools.wraps(create)
+    def _create_consumer(self):
+        create(self)
+        threads.add(self._consumer)
+
+    @atexit.register
+    def end():
+        for thread in list(threads):
+            thread._max_len = 0  # it looks at this after each batch
+            while thread.is_alive():
+                with contextlib.suppress(queue.Empty):
+                    thread._queue.get(timeout=0.1)  # it may be waiting for room
+
+    BufferedIterator._create_consumer = _create_consumer
 
 
 def write_checkpoints_whole() -> None:

@@ -193,13 +193,35 @@ def test_a_missing_file_ends_a_command_of_fairseq_in_one_line(tmp_path, program)
         assert (done.returncode, done.stderr) == (1, f"error: {said}\n")
 
 
-def test_training_and_generation_warn_about_nothing(trained):
-    assert "Warning" not in (trained / "train.log").read_text()
-    done = run(
+def test_training_and_generation_warn_about_nothing(trained, tmp_path):
+    command = ("fairseq-train", *train_options(trained / "data-bin", tmp_path), "--max-update", "1")
+    training = run(*command, env={})  # an environment of its own, so that fairseq is imported anew, too
+    generation = run(
         *("fairseq-generate", trained / "data-bin", "--user-dir", PLUGIN, "--cpu"),
         *("--path", trained / "checkpoints" / "checkpoint_best.pt"),
     )
-    assert "Warning" not in done.stderr + done.stdout
+    assert "Warning" not in training.stdout + training.stderr + generation.stdout + generation.stderr
+
+
+def test_a_training_that_ends_while_a_batch_is_made_ends_well(tmp_path):
+    """torch aborts where Python ends a thread in the midst of it (pytorch issues 38228 and 117762)."""
+    (tmp_path / "ends.py").write_text(
+        "import sys, torch, fairseq_resmlp\n"
+        "from fairseq.data.iterators import BufferedIterator\n"
+        "class Batches:\n"
+        "    def __len__(self):\n"
+        "        return 10**9\n"
+        "    def __iter__(self):\n"
+        "        while True:\n"
+        "            for _ in range(500):\n"
+        "                batch = torch.zeros(300, 30).clone()\n"
+        "            yield batch\n"
+        "with_room, without = BufferedIterator(10**9, Batches()), BufferedIterator(1, Batches())\n"
+        "next(with_room), next(without)\n"
+        "sys.exit(3)\n"
+    )
+    done = run(sys.executable, tmp_path / "ends.py", env={"PYTHONPATH": str(ROOT)}, check=False)
+    assert (done.returncode, done.stderr) == (3, "")
 
 
 def test_bf16_needs_no_tpu_and_one_is_taken_only_where_it_is_asked_for():
