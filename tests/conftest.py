@@ -1,5 +1,6 @@
 """Shared fixtures: a tiny model, a tiny corpus of made words, fairseq's commands in subprocesses."""
 
+import functools
 import importlib.util
 import json
 import os
@@ -7,6 +8,7 @@ import random
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -130,22 +132,43 @@ def load_script(path):
     return module
 
 
+@functools.cache
+def forks():
+    """The pipes to and from a process of forks.py: requests and answers."""
+    (requests, to_requests), (from_answers, answers) = os.pipe(), os.pipe()
+    command = [sys.executable, Path(__file__).with_name("forks.py"), str(requests), str(answers)]
+    subprocess.Popen(command, pass_fds=(requests, answers), stdin=subprocess.DEVNULL)
+    os.close(requests)
+    os.close(answers)
+    return open(to_requests, "w"), open(from_answers)
+
+
 def run(*command, check=True, stdin="", cwd=None, env=None):
     """Run a command as a user would; the result has .stdout and .stderr. Fails the test if the command fails.
 
-    stdin is text or bytes.
+    stdin is text or bytes. fairseq's commands and ours are run in forks of one process, which has imported fairseq,
+    unless they have an environment of their own.
     """
-    done = subprocess.run(
-        [str(part) for part in command],
-        input=stdin if isinstance(stdin, bytes) else stdin.encode("utf-8"),
-        capture_output=True,
-        cwd=cwd,
-        env={**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", **(env or {})},
-    )
+    words = [str(part) for part in command]
+    stdin = stdin if isinstance(stdin, bytes) else stdin.encode("utf-8")
+    bin = Path(sys.executable).parent
+    environment = {**os.environ, "PATH": f"{bin}{os.pathsep}{os.environ['PATH']}", **(env or {})}
+    if words[0].startswith("fairseq-") and env is None:
+        requests, answers = forks()
+        with tempfile.TemporaryDirectory() as folder:
+            files = [os.path.join(folder, name) for name in ("stdin", "stdout", "stderr")]
+            for file, content in zip(files, (stdin, b"", b"")):
+                Path(file).write_bytes(content)
+            request = [[str(bin / words[0]), *words[1:]], os.path.abspath(cwd or "."), environment, files]
+            print(json.dumps(request), file=requests, flush=True)
+            exit_status = int(answers.readline())
+            done = subprocess.CompletedProcess(words, exit_status, *(Path(file).read_bytes() for file in files[1:]))
+    else:
+        done = subprocess.run(words, input=stdin, capture_output=True, cwd=cwd, env=environment)
     done.stdout, done.stderr = done.stdout.decode("utf-8"), done.stderr.decode("utf-8")
     if check and done.returncode != 0:
         said = f"{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
-        pytest.fail(f"{' '.join(map(str, command))}\nexit {done.returncode}\n{said}")
+        pytest.fail(f"{' '.join(words)}\nexit {done.returncode}\n{said}")
     return done
 
 
