@@ -146,20 +146,22 @@ def forks():
 def run(*command, check=True, stdin="", cwd=None, env=None):
     """Run a command as a user would; the result has .stdout and .stderr. Fails the test if the command fails.
 
-    stdin is text or bytes. fairseq's commands and ours are run in forks of one process, which has imported fairseq,
-    unless they have an environment of their own.
+    stdin is text or bytes. fairseq's commands, ours and Python scripts are run in forks of one process, which has
+    imported fairseq, unless they have an environment of their own.
     """
     words = [str(part) for part in command]
     stdin = stdin if isinstance(stdin, bytes) else stdin.encode("utf-8")
     bin = Path(sys.executable).parent
+    script = [str(bin / words[0]), *words[1:]] if words[0].startswith("fairseq-") else words[1:]
+    forked = env is None and words[0].startswith(("fairseq-", "python", sys.executable)) and os.path.isfile(script[0])
     environment = {**os.environ, "PATH": f"{bin}{os.pathsep}{os.environ['PATH']}", **(env or {})}
-    if words[0].startswith("fairseq-") and env is None:
+    if forked:
         requests, answers = forks()
         with tempfile.TemporaryDirectory() as folder:
             files = [os.path.join(folder, name) for name in ("stdin", "stdout", "stderr")]
             for file, content in zip(files, (stdin, b"", b"")):
                 Path(file).write_bytes(content)
-            request = [[str(bin / words[0]), *words[1:]], os.path.abspath(cwd or "."), environment, files]
+            request = [script, os.path.abspath(cwd or "."), environment, files]
             print(json.dumps(request), file=requests, flush=True)
             exit_status = int(answers.readline())
             done = subprocess.CompletedProcess(words, exit_status, *(Path(file).read_bytes() for file in files[1:]))
