@@ -214,7 +214,7 @@ def lengths(files) -> str:
     found = json.loads(files[0].read_text(encoding="utf-8"))
     first, *others = found["rows"][0]["bleu"]
     rows = [
-        [row["text"], row["words"], row["lines"], f"{row['bleu'][first]:.1f}"]
+        [row["text"], row["words"], f"{row['lines']:,}", f"{row['bleu'][first]:.1f}"]
         + [f"{row['bleu'][name]:.1f} ({row['bleu'][name] - row['bleu'][first]:+.1f})" for name in others]
         for row in found["rows"]
     ]
