@@ -132,15 +132,11 @@ def load_script(path):
     return module
 
 
-@functools.cache
+@functools.lru_cache(maxsize=None)
 def forks():
-    """The pipes to and from a process of forks.py: requests and answers."""
-    (requests, to_requests), (from_answers, answers) = os.pipe(), os.pipe()
-    command = [sys.executable, Path(__file__).with_name("forks.py"), str(requests), str(answers)]
-    subprocess.Popen(command, pass_fds=(requests, answers), stdin=subprocess.DEVNULL)
-    os.close(requests)
-    os.close(answers)
-    return open(to_requests, "w"), open(from_answers)
+    """A process of forks.py."""
+    command = [sys.executable, Path(__file__).with_name("forks.py")]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 def run(*command, check=True, stdin="", cwd=None, env=None):
@@ -153,17 +149,16 @@ def run(*command, check=True, stdin="", cwd=None, env=None):
     stdin = stdin if isinstance(stdin, bytes) else stdin.encode("utf-8")
     bin = Path(sys.executable).parent
     script = [str(bin / words[0]), *words[1:]] if words[0].startswith("fairseq-") else words[1:]
-    forked = env is None and words[0].startswith(("fairseq-", "python", sys.executable)) and os.path.isfile(script[0])
+    forked = env is None and (words[0].startswith("fairseq-") or words[0] in ("python", sys.executable))
     environment = {**os.environ, "PATH": f"{bin}{os.pathsep}{os.environ['PATH']}", **(env or {})}
-    if forked:
-        requests, answers = forks()
+    if forked and os.path.isfile(script[0]):
         with tempfile.TemporaryDirectory() as folder:
             files = [os.path.join(folder, name) for name in ("stdin", "stdout", "stderr")]
             for file, content in zip(files, (stdin, b"", b"")):
                 Path(file).write_bytes(content)
             request = [script, os.path.abspath(cwd or "."), environment, files]
-            print(json.dumps(request), file=requests, flush=True)
-            exit_status = int(answers.readline())
+            print(json.dumps(request), file=forks().stdin, flush=True)
+            exit_status = int(forks().stdout.readline())
             done = subprocess.CompletedProcess(words, exit_status, *(Path(file).read_bytes() for file in files[1:]))
     else:
         done = subprocess.run(words, input=stdin, capture_output=True, cwd=cwd, env=environment)

@@ -1,9 +1,9 @@
-"""Run Python scripts in forks of one process that has imported fairseq: `python forks.py REQUESTS ANSWERS`.
+"""Run Python scripts in forks of one process that has imported fairseq.
 
-Importing torch and fairseq is most of the time of a short command, and the tests run some two hundred. The arguments
-are file descriptors. A line of REQUESTS is JSON: [command, folder, environment, [files for stdin, stdout and stderr]],
-and is answered by the exit status in a line of ANSWERS. The plugin is not imported here: a command finds it as it would
-in a process of its own.
+Importing torch and fairseq is most of the time of a short command, and the tests run some two hundred. Each line of the
+standard input is JSON: [command, folder, environment, [files for stdin, stdout and stderr]], and is answered by the
+exit status on the standard output. The plugin is not imported here: a command finds it as it would in a process of its
+own.
 """
 
 import json
@@ -29,11 +29,14 @@ def fork_for_each(requests, answers):
             os.environ.clear()
             os.environ.update(environment)
             return command
-        print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), file=answers, flush=True)
+        status = os.waitpid(process, 0)[1]
+        exit_status = -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+        print(exit_status, file=answers, flush=True)
     return None
 
 
-own = fork_for_each(open(int(sys.argv[1])), open(int(sys.argv[2]), "w"))  # noqa: SIM115
+# Copies, as sys.stdin and sys.stdout, still unused, are to be those of the forks.
+own = fork_for_each(os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w"))
 if own:
     # The fork goes on as the interpreter of the script, and ends as one: what is to be done at its exit is done.
     if os.path.basename(own[0]) == "fairseq-train":  # alone sets up its logging before it imports fairseq, which does
