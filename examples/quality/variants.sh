@@ -1,5 +1,5 @@
-# What each part of the model is worth: one part of the paper's layer changed at a time, half the updates of a full
-# training. A table of scripts/ablate.sh; docs/quality.md says what came of it.
+# What each part of the model is worth: one part of the paper's layer changed at a time, or LayerNorm and one more, half
+# the updates of a full training. A table of scripts/ablate.sh; docs/quality.md says what came of it.
 against=linear
 short=(--max-update 3200)
 row linear resmlp_small_linear "${short[@]}"
@@ -10,6 +10,8 @@ row toeplitz-16 resmlp_small_linear --token-mixing toeplitz --mixing-heads 16 "$
 row conv resmlp_small_linear --token-mixing conv "${short[@]}"
 row mlp resmlp_small_linear --token-mixing mlp "${short[@]}"
 row layernorm resmlp_small_linear --normalization layer "${short[@]}"
+row layernorm-no-bias resmlp_small_linear --normalization layer --no-mixing-bias "${short[@]}"
+row layernorm-conv resmlp_small_linear --token-mixing conv --normalization layer "${short[@]}"
 row learned-positions resmlp_small_linear --positional-embeddings learned "${short[@]}"
 row sinusoidal-positions resmlp_small_linear --positional-embeddings sinusoidal "${short[@]}"
 row no-bias resmlp_small_linear --no-mixing-bias "${short[@]}"
