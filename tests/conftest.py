@@ -1,5 +1,6 @@
 """Shared fixtures: a tiny model, a tiny corpus of made words, fairseq's commands in subprocesses."""
 
+import atexit
 import functools
 import importlib.util
 import json
@@ -132,36 +133,55 @@ def load_script(path):
     return module
 
 
+# In place of a command: have it run by forks.py, and end as it ended.
+FORKED = """#!{python} -ES
+import json, os, signal, socket, sys
+command = [os.path.join({bin!r}, os.path.basename(sys.argv[0])), *sys.argv[1:]]
+if os.path.basename(command[0]) == "python":
+    if not (len(command) > 1 and os.path.isfile(command[1])):
+        os.execv({python!r}, command)
+    del command[0]
+connection = socket.socket(socket.AF_UNIX)
+connection.connect({path!r})
+request = json.dumps([command, os.getcwd(), dict(os.environ)]).encode() + b"\\n"
+sent = socket.send_fds(connection, [request], [0, 1, 2])
+connection.sendall(request[sent:])
+status = int(connection.makefile().readline())
+if status < 0:
+    os.kill(os.getpid(), -status)
+sys.exit(status)
+"""
+
+
 @functools.lru_cache(maxsize=None)
 def forks():
-    """A process of forks.py."""
-    command = [sys.executable, Path(__file__).with_name("forks.py")]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    """A folder with python and the commands of fairseq and of the plugin, run in forks of one process of forks.py."""
+    folder = Path(tempfile.mkdtemp())
+    bin, path = Path(sys.executable).parent, str(folder / "socket")
+    command = [sys.executable, Path(__file__).with_name("forks.py"), path]
+    server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    atexit.register(shutil.rmtree, folder)
+    atexit.register(server.stdin.close)
+    text = FORKED.format(python=sys.executable, bin=str(bin), path=path)
+    for name in ("python", *(command.name for command in bin.glob("fairseq-*"))):
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o755)
+    assert server.stdout.readline() == b"listening\n"
+    return folder
 
 
 def run(*command, check=True, stdin="", cwd=None, env=None):
     """Run a command as a user would; the result has .stdout and .stderr. Fails the test if the command fails.
 
-    stdin is text or bytes. fairseq's commands, ours and Python scripts are run in forks of one process, which has
-    imported fairseq, unless they have an environment of their own.
+    stdin is text or bytes. Python scripts and the commands of fairseq and of the plugin, those that a shell script runs
+    among them, are run in forks of one process that has imported fairseq, unless there is an environment of their own:
+    a command with limits or privileges of its own needs one, be it empty.
     """
     words = [str(part) for part in command]
     stdin = stdin if isinstance(stdin, bytes) else stdin.encode("utf-8")
-    bin = Path(sys.executable).parent
-    script = [str(bin / words[0]), *words[1:]] if words[0].startswith("fairseq-") else words[1:]
-    forked = env is None and (words[0].startswith("fairseq-") or words[0] in ("python", sys.executable))
-    environment = {**os.environ, "PATH": f"{bin}{os.pathsep}{os.environ['PATH']}", **(env or {})}
-    if forked and os.path.isfile(script[0]):
-        with tempfile.TemporaryDirectory() as folder:
-            files = [os.path.join(folder, name) for name in ("stdin", "stdout", "stderr")]
-            for file, content in zip(files, (stdin, b"", b"")):
-                Path(file).write_bytes(content)
-            request = [script, os.path.abspath(cwd or "."), environment, files]
-            print(json.dumps(request), file=forks().stdin, flush=True)
-            exit_status = int(forks().stdout.readline())
-            done = subprocess.CompletedProcess(words, exit_status, *(Path(file).read_bytes() for file in files[1:]))
-    else:
-        done = subprocess.run(words, input=stdin, capture_output=True, cwd=cwd, env=environment)
+    folders = [*([forks()] if env is None else []), Path(sys.executable).parent, os.environ["PATH"]]
+    environment = {**os.environ, "PATH": os.pathsep.join(map(str, folders)), **(env or {})}
+    done = subprocess.run(words, input=stdin, capture_output=True, cwd=cwd, env=environment)
     done.stdout, done.stderr = done.stdout.decode("utf-8"), done.stderr.decode("utf-8")
     if check and done.returncode != 0:
         said = f"{done.stdout[-2000:]}\n{done.stderr[-3000:]}"

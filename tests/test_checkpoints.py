@@ -526,7 +526,7 @@ def test_where_no_checkpoint_fits_the_last_good_one_stays(trained, tmp_path, lim
     options = train_options(trained / "data-bin", tmp_path / "checkpoints")
     run("fairseq-train", *options, "--max-update", "1")
     before = (tmp_path / "checkpoints" / "checkpoint_last.pt").read_bytes()
-    done = run(*limited(len(before) // 2048), "fairseq-train", *options, "--max-update", "2", check=False)
+    done = run(*limited(len(before) // 2048), "fairseq-train", *options, "--max-update", "2", check=False, env={})
     assert done.returncode != 0
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith(f"error: cannot write {tmp_path}/checkpoints/checkpoint_") and "File too large" in last
@@ -539,7 +539,7 @@ def test_an_average_that_does_not_fit_leaves_the_old_one(whole, trained, tmp_pat
     (tmp_path / "average.pt").write_bytes(whole[0])
     checkpoints = [trained / "checkpoints" / f"checkpoint{epoch}.pt" for epoch in (2, 3)]
     average = ("fairseq-resmlp", "average", *checkpoints, "--output", tmp_path / "average.pt")
-    done = run(*limited(8), *average, check=False)
+    done = run(*limited(8), *average, check=False, env={})
     assert done.returncode != 0
     assert done.stderr.startswith(f"Error: cannot write {tmp_path}/average.pt, which is as it was before: ")
     assert len(done.stderr.splitlines()) == 1
@@ -552,7 +552,7 @@ def test_a_read_only_folder_is_named_before_training_begins(toy, tmp_path):
     folder.mkdir(mode=0o555)
     # root could write there
     powerless = () if os.geteuid() else ("setpriv", "--bounding-set", "-dac_override,-dac_read_search")
-    done = run(*powerless, "fairseq-train", *train_options(toy / "data-bin", folder), check=False)
+    done = run(*powerless, "fairseq-train", *train_options(toy / "data-bin", folder), check=False, env={})
     assert done.returncode != 0
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("error: ") and "Permission denied" in last and str(folder) in last

@@ -76,14 +76,14 @@ def test_killed_again_and_again_a_training_ends_as_undisturbed(
 ):
     died = []
     for place, passing in moments(times, at_random, seed=len(name)):
-        done = run(sys.executable, KILLED, name, place, passing, *options(toy, tmp_path), check=False)
+        done = run("python", KILLED, name, place, passing, *options(toy, tmp_path), check=False)
         if done.returncode != -signal.Signals[name]:
             # The training came to its end before: begin another, so that all of the moments are tried.
             assert done.returncode == 0, done.stderr[-3000:]
             assert same(end(tmp_path), undisturbed)
             for path in tmp_path.iterdir():
                 path.unlink()
-            done = run(sys.executable, KILLED, name, place, 1, *options(toy, tmp_path), check=False)
+            done = run("python", KILLED, name, place, 1, *options(toy, tmp_path), check=False)
         assert done.returncode == -signal.Signals[name], done.stderr[-3000:]
         every_checkpoint_is_whole(tmp_path)
         died.append(place)
@@ -147,7 +147,7 @@ def test_where_one_of_two_processes_dies_the_other_ends_too_and_both_resume(toy,
 
 
 def test_a_killed_training_ends_as_undisturbed(toy, undisturbed, tmp_path):
-    done = run(sys.executable, KILLED, "SIGKILL", "writing", 3, *options(toy, tmp_path), check=False)
+    done = run("python", KILLED, "SIGKILL", "writing", 3, *options(toy, tmp_path), check=False)
     assert done.returncode == -signal.SIGKILL
     run("fairseq-train", *options(toy, tmp_path))
     assert same(end(tmp_path), undisturbed)
