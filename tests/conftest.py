@@ -135,7 +135,7 @@ def load_script(path):
 
 # In place of a command: have it run by forks.py, and end as it ended.
 FORKED = """#!{python} -ES
-import json, os, signal, socket, sys
+import array, json, os, signal, socket, sys
 command = [os.path.join({bin!r}, os.path.basename(sys.argv[0])), *sys.argv[1:]]
 if os.path.basename(command[0]) == "python":
     if not (len(command) > 1 and os.path.isfile(command[1])):
@@ -144,7 +144,7 @@ if os.path.basename(command[0]) == "python":
 connection = socket.socket(socket.AF_UNIX)
 connection.connect({path!r})
 request = json.dumps([command, os.getcwd(), dict(os.environ)]).encode() + b"\\n"
-sent = socket.send_fds(connection, [request], [0, 1, 2])
+sent = connection.sendmsg([request], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [0, 1, 2]))])
 connection.sendall(request[sent:])
 status = int(connection.makefile().readline())
 if status < 0:

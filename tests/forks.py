@@ -7,6 +7,7 @@ is to have, and gives the exit status. The plugin is not imported here: a comman
 its own.
 """
 
+import array
 import json
 import logging
 import os
@@ -22,7 +23,8 @@ import torch._dynamo  # noqa: F401  by every optimizer, in seconds
 
 def answer(connection):
     """Return only in a fork, set up for the command that is asked for: its words."""
-    request, files, _, _ = socket.recv_fds(connection, 1 << 16, 3)
+    request, [(_, _, files)], _, _ = connection.recvmsg(1 << 16, socket.CMSG_LEN(3 * array.array("i").itemsize))
+    files = array.array("i", files)
     while not request.endswith(b"\n"):
         request += connection.recv(1 << 16)
     command, folder, environment = json.loads(request)
