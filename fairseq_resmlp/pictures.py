@@ -91,11 +91,13 @@ def _logarithmic(axes) -> None:
 def files(figure: Figure) -> Dict[str, bytes]:
     """A figure as files: {"svg": ..., "png": ...}, the same bytes for the same figure."""
     found = {}
-    for kind, options in (("svg", {"metadata": {"Date": None}}), ("png", {"metadata": {"Software": None}})):
-        file = io.BytesIO()
-        with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(STYLE):
+        figure.draw_without_rendering()
+        figure.set_layout_engine(None)  # it is laid out: savefig would do so again, twice for each file
+        for kind, options in (("svg", {"metadata": {"Date": None}}), ("png", {"metadata": {"Software": None}})):
+            file = io.BytesIO()
             figure.savefig(file, format=kind, dpi=110, **options)
-        found[kind] = file.getvalue()
+            found[kind] = file.getvalue()
     return found
 
 
