@@ -41,7 +41,7 @@ LOGITS = 1 << 22  # logits at a time: above 32 MiB malloc asks the system for fr
 WIDE = 4096  # outputs of a layer from which in int8 oneDNN is faster than fbgemm
 ENTRIES = 1 << 30  # of all A of a stack: 4 GiB
 DTYPES = ("float32", "int8", "float16")
-MIXING = {"LinearMixing", "ToeplitzMixing", "NoMixing"}  # names, as their module needs fairseq
+MIXING = {"LinearMixing", "ToeplitzMixing", "ToeplitzLinearMixing", "NoMixing"}  # names, as their module needs fairseq
 
 Weights = Dict[str, Tensor]
 Linear = Callable[[Tensor], Tensor]
@@ -181,8 +181,9 @@ def _parameters(layer) -> Tuple[Tensor, Tensor]:
 def _refuse_what_is_not_here(model) -> None:
     """Raise InputError if the model has parts that `Network` does not compute, naming the option."""
     layers = [*model.encoder.layers, *model.decoder.layers]
+    mixing = type(layers[0].mixing).__name__
     options = {
-        "a --token-mixing other than linear, toeplitz and none": type(layers[0].mixing).__name__ not in MIXING,
+        "a --token-mixing other than linear, toeplitz, toeplitz_linear and none": mixing not in MIXING,
         "--positional-embeddings": model.encoder.positions.P is not None,
         "--activation-fn": any(layer.ffn.activation is not F.gelu for layer in layers),
     }
@@ -199,7 +200,7 @@ def _fold_mixing(layer, N: int) -> Tuple[Tensor, Tensor, Tensor, Tensor]:
     pre, mixing, post = layer.mixing_pre, layer.mixing, layer.mixing_post
     if not hasattr(mixing, "matrix"):
         return post.alpha.new_zeros(N, N), post.alpha, post.beta.expand(N, -1), torch.zeros_like(post.beta)
-    A = mixing.a if hasattr(mixing, "a") else mixing.A.tril() if mixing.causal else mixing.A
+    A = mixing.a if type(mixing).__name__ == "ToeplitzMixing" else mixing.matrix(N).squeeze(0)
     if mixing.causal:  # folded: there is a bias for each position, and nothing is left behind the mixing
         return A, pre.alpha, mixing.b, torch.zeros_like(pre.beta)
     return A, post.alpha * pre.alpha, torch.outer(mixing.b, post.alpha) + post.beta, post.alpha * pre.beta

@@ -64,15 +64,18 @@ class ResMLPConfig(FairseqDataclass):
         default="linear",
         metadata={
             "help": "how a sentence's tokens see each other: linear is the paper's A; toeplitz has one weight an "
-            "offset, mlp two layers and a GELU, conv a depthwise convolution; none is A = 0"
+            "offset, toeplitz_linear is A learned as the sum of both; mlp has two layers and a GELU; conv is a "
+            "depthwise convolution; none is A = 0"
         },
     )
     mixing_heads: int = field(
         default=1,
-        metadata={"help": "matrices A of a linear or toeplitz layer, each for its share of the channels"},
+        metadata={"help": "matrices A of a layer that has any, each for its share of the channels"},
     )
     mixing_kernel: int = field(default=7, metadata={"help": "width of the conv token mixing, in tokens; an odd number"})
-    no_mixing_bias: bool = field(default=False, metadata={"help": "leave out b, the bias of a linear token mixing"})
+    no_mixing_bias: bool = field(
+        default=False, metadata={"help": "leave out b, the bias of a linear or toeplitz_linear token mixing"}
+    )
     mixing_init_std: float = field(
         default=0.0,
         metadata={"help": "standard deviation of the initial A of a linear token mixing; at 0 it starts at zero"},
@@ -350,9 +353,9 @@ def _check_options(asked: Dict[str, object], state: Dict[str, object], file: str
 
 # The token mixings that know an option.
 _OF_TOKEN_MIXING = {
-    "mixing_heads": ("linear", "toeplitz"),
+    "mixing_heads": ("linear", "toeplitz", "toeplitz_linear"),
     "mixing_kernel": ("conv",),
-    "no_mixing_bias": ("linear",),
+    "no_mixing_bias": ("linear", "toeplitz_linear"),
     "mixing_init_std": ("linear",),
 }
 

@@ -41,7 +41,9 @@ def mixing_weights(model: nn.Module) -> List[Tensor]:
     """What the A of each layer is made of, encoder first: `LinearMixing.weights`; InputError if there is none."""
     weights = [layer.mixing.weights() for layer in _layers(model) if isinstance(layer.mixing, LinearMixing)]
     if not weights:
-        raise InputError("this model has no A to prune: its --token-mixing is neither linear nor toeplitz")
+        raise InputError(
+            "this model has no A to prune: its --token-mixing is none of linear, toeplitz and toeplitz_linear"
+        )
     return weights
 
 

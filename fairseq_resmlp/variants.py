@@ -28,6 +28,22 @@ class NoMixing(TokenMixing):
         return x * 0  # not zeros_like: distributed training wants a gradient for every parameter before it
 
 
+def toeplitz(a: Tensor, T: int, causal: bool) -> Tensor:
+    """The matrices with a_(i-j) at i, j. Shape: a is h x (2N - 1), or h x N if causal; the result is h x T x T."""
+    i = torch.arange(T, device=a.device)
+    offset = i.unsqueeze(1) - i
+    return a[:, offset.clamp(min=0)].tril() if causal else a[:, offset + a.size(1) // 2]
+
+
+def fit_offsets(a: Tensor, N: int, causal: bool) -> Tensor:
+    """Cut weights by offset down to those of N positions, or fill up with zeros. Shapes as of `toeplitz`."""
+    if causal:
+        return fit(a, 1, N)
+    middle = a.size(1) // 2  # where offset 0 stands
+    before, after = a[:, : middle + 1].flip(1), a[:, middle + 1 :]
+    return torch.cat([fit(before, 1, N).flip(1), fit(after, 1, N - 1)], 1)
+
+
 class ToeplitzMixing(LinearMixing):
     """One weight an offset, A_ij = a_(i-j), and no bias: what is learned of one position holds at every other.
 
@@ -42,9 +58,7 @@ class ToeplitzMixing(LinearMixing):
 
     def matrix(self, T: int) -> Tensor:
         """A for T positions. Shape: h x T x T."""
-        i = torch.arange(T, device=self.a.device)
-        offset = i.unsqueeze(1) - i
-        return self.a[:, offset.clamp(min=0)].tril() if self.causal else self.a[:, offset + self.N - 1]
+        return toeplitz(self.a, T, self.causal)
 
     def row(self, t: int) -> Tensor:
         """Row t of a causal A, up to the diagonal. Shape: h x (t + 1)."""
@@ -56,20 +70,49 @@ class ToeplitzMixing(LinearMixing):
 
     def upgrade_state_dict_named(self, state_dict: Dict[str, Tensor], name: str) -> None:
         """Fit a checkpoint trained with another N: cut offsets off, or fill up with zeros."""
-        N = self.length_in(state_dict, name)
-        if N is None:
-            return
-        a = state_dict[f"{name}.a"]
-        if self.causal:
-            a = fit(a, 1, self.N)
-        else:  # offset 0 stands in the middle
-            before, after = a[:, :N].flip(1), a[:, N:]
-            a = torch.cat([fit(before, 1, self.N).flip(1), fit(after, 1, self.N - 1)], 1)
-        state_dict[f"{name}.a"] = a
+        if f"{name}.a" in state_dict:
+            state_dict[f"{name}.a"] = fit_offsets(state_dict[f"{name}.a"], self.N, self.causal)
 
     def length_in(self, state_dict: Dict[str, Tensor], name: str) -> Optional[int]:
         a = state_dict.get(f"{name}.a")
         return None if a is None else a.size(1) if self.causal else (a.size(1) + 1) // 2
+
+
+class ToeplitzLinearMixing(LinearMixing):
+    """The paper's A, learned as one weight an offset and an eighth of each entry: A_ij = a_(i-j) + A'_ij / 8.
+
+    Whatever `LinearMixing` can become, it can. But a first step of Adagrad moves a weight by the learning rate however
+    small its gradient is, so that there an entry which few sentences reach is what they left in it; here it begins with
+    what all positions have taught its offset, and moves an eighth as far. A' is `A`.
+    """
+
+    def add_parameters(self, cfg) -> None:
+        """a, A' and b, at zero."""
+        super().add_parameters(cfg)
+        self.a = nn.Parameter(torch.zeros(self.heads, self.N if self.causal else 2 * self.N - 1))
+        self.share = 0.125  # a power of two, so that `weights` rounds nothing
+
+    def matrix(self, T: int) -> Tensor:
+        """A for T positions. Shape: h x T x T."""
+        A = self.A[..., :T, :T]
+        return toeplitz(self.a, T, self.causal) + self.share * (A.tril() if self.causal else A)
+
+    def row(self, t: int) -> Tensor:
+        """Row t of a causal A, up to the diagonal. Shape: h x (t + 1)."""
+        return self.a[:, : t + 1].flip(1) + self.share * self.A[..., t, : t + 1]
+
+    def weights(self) -> Tensor:
+        """What A is made of: A' alone, once it has taken over what is in a; A is the same."""
+        with torch.no_grad():
+            self.A.copy_((self.matrix(self.N) / self.share).view_as(self.A))
+            self.a.zero_()
+        return self.A
+
+    def upgrade_state_dict_named(self, state_dict: Dict[str, Tensor], name: str) -> None:
+        """Fit a checkpoint trained with another N, A' as `LinearMixing` does and a as `ToeplitzMixing`."""
+        super().upgrade_state_dict_named(state_dict, name)
+        if f"{name}.a" in state_dict:
+            state_dict[f"{name}.a"] = fit_offsets(state_dict[f"{name}.a"], self.N, self.causal)
 
 
 class ConvMixing(TokenMixing):
@@ -141,4 +184,6 @@ class MLPMixing(TokenMixing):
         return None if A1 is None else A1.size(1)
 
 
-TOKEN_MIXING.update(none=NoMixing, mlp=MLPMixing, conv=ConvMixing, toeplitz=ToeplitzMixing)
+TOKEN_MIXING.update(
+    none=NoMixing, mlp=MLPMixing, conv=ConvMixing, toeplitz=ToeplitzMixing, toeplitz_linear=ToeplitzLinearMixing
+)

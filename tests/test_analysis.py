@@ -163,6 +163,18 @@ def test_of_a_toeplitz_layer_offsets_are_pruned():
     assert torch.equal(kept[0], offsets <= offsets.min() + 9)
 
 
+def test_of_a_toeplitz_linear_layer_entries_of_a_as_a_whole_are_pruned():
+    model = make_model(token_mixing="toeplitz_linear")
+    mixings = [layer.mixing for layer in (*model.encoder.layers, *model.decoder.layers)]
+    before = [mixing.matrix(24).detach() for mixing in mixings]
+    weights = mixing_weights(model)
+    assert all(torch.equal(mixing.matrix(24), A) for mixing, A in zip(mixings, before))
+    prune(weights, 0.3)
+    for mixing, A in zip(mixings, before):
+        small = A.abs() < 0.3 * A.abs().max()
+        assert small.any() and torch.equal(mixing.matrix(24), A.masked_fill(small, 0))
+
+
 def test_pruning_counts_only_what_was_there():
     weight = torch.zeros(6, 6)
     weight[:2, :2] = torch.tensor([[1.0, -0.3], [0.2, -0.04]])

@@ -70,6 +70,8 @@ def log_probabilities(network, source, target):
         {"token_mixing": "none"},
         {"token_mixing": "toeplitz"},
         {"token_mixing": "toeplitz", "mixing_heads": 4, "encoder_max_positions": 15},
+        {"token_mixing": "toeplitz_linear", "decoder_max_positions": 15},
+        {"token_mixing": "toeplitz_linear", "mixing_heads": 4},
         {"mixing_heads": 2, "encoder_embed_dim": 24},
         {"no_mixing_bias": True},
         {"normalization": "layer"},
@@ -188,8 +190,8 @@ def test_a_model_that_fairseq_has_prepared_folds_to_the_same():
 @pytest.mark.parametrize(
     "options, said",
     [
-        ({"token_mixing": "mlp"}, "--token-mixing other than linear, toeplitz and none"),
-        ({"token_mixing": "conv"}, "--token-mixing other than linear, toeplitz and none"),
+        ({"token_mixing": "mlp"}, "--token-mixing other than linear, toeplitz, toeplitz_linear and none"),
+        ({"token_mixing": "conv"}, "--token-mixing other than linear, toeplitz, toeplitz_linear and none"),
         ({"positional_embeddings": "learned"}, "--positional-embeddings"),
         ({"activation_fn": "relu"}, "--activation-fn"),
     ],

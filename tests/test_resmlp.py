@@ -21,6 +21,7 @@ VARIANTS = [
     {"token_mixing": "conv", "mixing_kernel": 3},
     {"mixing_heads": 4},
     {"token_mixing": "toeplitz", "mixing_heads": 16},
+    {"token_mixing": "toeplitz_linear", "mixing_heads": 4, "no_mixing_bias": True},
     {"no_mixing_bias": True, "activation_fn": "relu", "mixing_init_std": 0.1},
     {"normalization": "layer", "positional_embeddings": "learned"},
     {"positional_embeddings": "sinusoidal"},
@@ -99,7 +100,7 @@ def test_mixing_is_the_papers_formula(causal):
 
 
 @pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("name", ["linear", "toeplitz"])
+@pytest.mark.parametrize("name", ["linear", "toeplitz", "toeplitz_linear"])
 def test_each_head_mixes_its_channels_by_a_matrix_of_its_own(name, causal):
     torch.manual_seed(0)
     mixing = TOKEN_MIXING[name](6, 9, causal, ResMLPConfig(mixing_heads=3)).double()
@@ -123,6 +124,24 @@ def test_a_toeplitz_matrix_has_one_weight_an_offset(causal):
     for i, j in np.ndindex(6, 6):
         offset = i - j
         assert A[i, j] == (0 if causal and offset < 0 else mixing.a[0, offset + (0 if causal else 8)])
+
+
+@pytest.mark.parametrize("heads", [1, 2])
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_linear_layer_learned_by_offsets_and_entries_is_one_of_the_papers(causal, heads):
+    torch.manual_seed(0)
+    learned, papers = (
+        TOKEN_MIXING[name](4, 9, causal, ResMLPConfig(mixing_heads=heads)) for name in ("toeplitz_linear", "linear")
+    )
+    with torch.no_grad():
+        for parameter in learned.parameters():
+            parameter.normal_()
+        offsets = TOKEN_MIXING["toeplitz"](4, 9, causal, ResMLPConfig(mixing_heads=heads))
+        offsets.a.copy_(learned.a)
+        papers.A.copy_((offsets.matrix(9) + learned.A / 8).view_as(papers.A))
+        papers.b.copy_(learned.b)
+    x, keep = torch.randn(7, 3, 4), keep_mask(LENGTHS, 7)
+    torch.testing.assert_close(learned(x, keep), papers(x, keep))
 
 
 @pytest.mark.parametrize("causal", [False, True])
@@ -683,7 +702,11 @@ def test_without_a_bias_b_stays_at_zero():
     assert mixing.A.any() and not mixing.b.any()
 
 
-WITHOUT_BIAS = [{"no_mixing_bias": True}, {"token_mixing": "toeplitz"}]
+WITHOUT_BIAS = [
+    {"no_mixing_bias": True},
+    {"token_mixing": "toeplitz"},
+    {"token_mixing": "toeplitz_linear", "no_mixing_bias": True},
+]
 
 
 @pytest.mark.parametrize("options", WITHOUT_BIAS, ids=str)

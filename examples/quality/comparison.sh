@@ -7,4 +7,5 @@ row transformer-pre-norm "${transformer[@]}" --lr 2e-3 "${pre_norm[@]}"
 row linear resmlp_small_linear
 row linear-tuned resmlp_small_linear --lr 0.1 --dropout 0.1
 row linear-layernorm resmlp_small_linear --normalization layer
+row toeplitz-linear resmlp_small_linear --token-mixing toeplitz_linear --normalization layer
 row resmlp_small resmlp_small
