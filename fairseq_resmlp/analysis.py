@@ -77,15 +77,20 @@ def _matrices(mixing: nn.Module, N: int) -> np.ndarray:
 
 
 def visited_length(A: np.ndarray) -> int:
-    """L, the pieces of the longest sentence of training: A starts at zero, and beyond it A is exactly zero still.
+    """L, the pieces of the longest sentence of training: beyond it each diagonal of A is what it ends with.
 
-    Where diagonals share a weight, only distances are visited: L is then the largest distance, plus one. It is N if A
-    did not start at zero.
+    That is zero, where A started, or the weight that a diagonal shares. Where diagonals share all they have, only
+    distances are visited: L is then the largest distance, plus one. It is N if A did not start at zero.
     """
-    i, j = np.nonzero(A)
-    shared = np.array_equal(A[1:, 1:], A[:-1, :-1])
-    reached = np.abs(j - i) if shared else np.maximum(i, j)
-    return 1 + int(reached.max()) if reached.size else 0
+    N = len(A)
+    i, j = np.indices(A.shape)
+    beyond = N - 1 - np.maximum(i, j)
+    of_its_own = A[i + beyond, j + beyond] != A
+    if of_its_own.any():
+        L = 1 + int(np.maximum(i, j)[of_its_own].max())
+        return N if L == N - 1 and (A[-1].any() or A[:, -1].any()) else L
+    distances = np.abs(j - i)[A != 0]
+    return 1 + int(distances.max()) if distances.size else 0
 
 
 class Offsets(NamedTuple):

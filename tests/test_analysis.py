@@ -51,6 +51,16 @@ def test_the_visited_length_of_weights_by_offset_is_the_longest_distance():
     assert analysis.visited_length(np.tril(band)) == 9
     assert analysis.visited_length(np.zeros((30, 30))) == 0
     assert analysis.visited_length(embedded(random_matrix(7, causal=True), 30)) == 7
+    assert analysis.visited_length(embedded(random_matrix(29), 30)) == 29
+    assert analysis.visited_length(random_matrix(30)) == 30
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_the_visited_length_of_offsets_and_entries_is_that_of_the_entries(causal):
+    i, j = np.indices((30, 30))
+    band = (np.abs(j - i) <= 8) * 0.5
+    A = band + embedded(random_matrix(11), 30)
+    assert analysis.visited_length(np.tril(A) if causal else A) == 11
 
 
 def test_one_weight_an_offset_explains_what_the_best_such_matrix_does():
@@ -133,7 +143,7 @@ def test_a_model_without_matrices_has_none_but_its_feed_forward_layers():
     model = make_model(token_mixing="none")
     assert analysis.mixings(model) == []
     assert all(f.A_visited is None and f.A_all is None and 0 <= f.B < 1 for f in analysis.sparsities(model))
-    with pytest.raises(InputError, match="no A to prune: its --token-mixing is neither"):
+    with pytest.raises(InputError, match="no A to prune: its --token-mixing is none of"):
         mixing_weights(model)
 
 
