@@ -5,7 +5,8 @@
 The models translate PREFIX.SOURCE of each text with beam 4; lines go into buckets by the number of their words, and a
 bucket of fewer than 20 lines, which say nothing, is left out. A text PREFIX*K is K lines of PREFIX after one another,
 joined by spaces: longer sentences of the same kind. --longest and --lines limit what is taken of a text. For each
-bucket FILE gets the number of lines and the sacreBLEU of each model.
+bucket FILE gets the number of lines and, of each model, the sacreBLEU and the length of its translation as a part of
+the reference's, in sacreBLEU's tokens: a model may end before the source does.
 """
 
 import argparse
@@ -16,6 +17,7 @@ from pathlib import Path
 import sacrebleu
 import torch
 from fairseq import hub_utils
+from sacrebleu.metrics.bleu import BLEUScore
 
 from fairseq_resmlp.errors import InputError
 from fairseq_resmlp.lines import Translator
@@ -57,8 +59,12 @@ def main() -> None:
                 print(f"{name}, {first} to {last} words: left out, it has {len(bucket)} lines")
                 continue
             sources, references = map(list, zip(*bucket))
-            bleu = {other: score(model, sources, references) for other, model in models.items()}
-            rows.append({"text": name, "words": f"{first} to {last}", "lines": len(bucket), "bleu": bleu})
+            scores = {other: score(model, sources, references) for other, model in models.items()}
+            figures = {
+                "bleu": {other: found.score for other, found in scores.items()},
+                "length": {other: found.sys_len / found.ref_len for other, found in scores.items()},
+            }
+            rows.append({"text": name, "words": f"{first} to {last}", "lines": len(bucket), **figures})
             print(json.dumps(rows[-1]), flush=True)
     found = {"rows": rows, "models": ["=".join(model) for model in args.models], **surroundings()}
     args.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
@@ -84,8 +90,8 @@ def read(prefix: str, source: str, target: str) -> list:
 
 
 @torch.inference_mode()
-def score(model: Translator, sources: list, references: list) -> float:
-    return sacrebleu.corpus_bleu(model.translate(sources, beam=4), [references]).score
+def score(model: Translator, sources: list, references: list) -> BLEUScore:
+    return sacrebleu.corpus_bleu(model.translate(sources, beam=4), [references])
 
 
 if __name__ == "__main__":

@@ -213,14 +213,22 @@ def curves(files) -> str:
 def lengths(files) -> str:
     found = json.loads(files[0].read_text(encoding="utf-8"))
     first, *others = found["rows"][0]["bleu"]
+
+    def cell(row, name):
+        difference = f" ({row['bleu'][name] - row['bleu'][first]:+.1f})" if name != first else ""
+        length = f", {row['length'][name]:.0%}" if "length" in row else ""
+        return f"{row['bleu'][name]:.1f}{difference}{length}"
+
     rows = [
-        [row["text"], row["words"], f"{row['lines']:,}", f"{row['bleu'][first]:.1f}"]
-        + [f"{row['bleu'][name]:.1f} ({row['bleu'][name] - row['bleu'][first]:+.1f})" for name in others]
+        [row["text"], row["words"], f"{row['lines']:,}", *(cell(row, name) for name in (first, *others))]
         for row in found["rows"]
     ]
     head = ["text", "words of the source", "lines", first, *others]
+    what = f"sacreBLEU, and its difference from {first}"
+    if "length" in found["rows"][0]:
+        what = f"sacreBLEU, its difference from {first}, and the length of the translation as a part of the reference's"
     about = f"{found['machine']['cpu']}, torch {found['versions']['torch']}, {found['date'][:10]}"
-    return table(head, rows) + f"\nsacreBLEU, and its difference from {first}; {about}\n"
+    return table(head, rows) + f"\n{what}; {about}\n"
 
 
 def report(files) -> str:

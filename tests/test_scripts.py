@@ -566,7 +566,9 @@ def test_bleu_is_told_by_the_length_of_the_source(tmp_path):
     assert all(row["bleu"]["one"] == row["bleu"]["other"] for row in rows)
     sources, references = ([x for x in lines_of(tmp_path / f"text.{y}") if len(x.split()) == 4] for y in ("en", "de"))
     translations = ResMLPModel.from_pretrained(stored).translate(sources, beam=4)
-    assert rows[1]["bleu"]["one"] == pytest.approx(sacrebleu.corpus_bleu(translations, [references]).score)
+    expected = sacrebleu.corpus_bleu(translations, [references])
+    assert rows[1]["bleu"]["one"] == pytest.approx(expected.score)
+    assert rows[1]["length"]["one"] == pytest.approx(expected.sys_len / expected.ref_len)
 
 
 # What lies in the folder at the moment of the kill, stage after stage
