@@ -1,0 +1,1 @@
+"""Checkpoint files: safe reading, atomic writing, averaging."""

@@ -1,0 +1,85 @@
+"""Commands that evaluate models."""
+
+import click
+
+from fairseq_resmlp.cli.options import existing_directory, existing_file, output_file, renamed_option
+from fairseq_resmlp.common.atomic_write import atomic_write
+
+
+@click.command("score")
+@click.argument("hypotheses", type=existing_file)
+@click.option("--reference", required=True, type=existing_file, help="Reference translations, parallel to HYPOTHESES.")
+@click.option("--target-lang", required=True, help="Language of both files; de adds compound-split BLEU.")
+@click.option("--baseline", type=existing_file, help="Output of another system, for a paired bootstrap test.")
+@click.option("--json", "json_file", type=output_file, help="File for scores, hashes and versions.")
+@click.option("--checkpoint", type=existing_file, help="With --json: the model, to record its hash and options.")
+@click.option("--metadata", multiple=True, metavar="NAME=VALUE", help="With --json: a string, for example a command.")
+@click.option("--metadata-json", multiple=True, metavar="NAME=FILE", help="With --json: the content of a JSON file.")
+@renamed_option("--against", "--baseline")
+@renamed_option("--record", "--metadata")
+@renamed_option("--record-json", "--metadata-json")
+def score(
+    hypotheses: str,
+    reference: str,
+    target_lang: str,
+    baseline: str | None,
+    json_file: str | None,
+    checkpoint: str | None,
+    metadata: tuple[str, ...],
+    metadata_json: tuple[str, ...],
+) -> None:
+    """Score the translations in HYPOTHESES: plain detokenized text, one sentence per line."""
+    from fairseq_resmlp.evaluation import metrics, provenance
+
+    if not json_file and (checkpoint or metadata or metadata_json):
+        raise click.UsageError("--checkpoint, --metadata and --metadata-json require --json")
+    extra = provenance.read_metadata(metadata, metadata_json)
+    own, right, *other = metrics.read_parallel(hypotheses, reference, *([baseline] if baseline else []))
+    scores = metrics.score(own.lines, right.lines, target_lang)
+    comparisons = metrics.compare(own.lines, other[0].lines, right.lines, target_lang) if other else []
+    if json_file:
+        report = {
+            "scores": scores,
+            "comparisons": comparisons,
+            "paper": metrics.PAPER,
+            "target_lang": target_lang,
+            "lines": len(own.lines),
+            "hypotheses": own,
+            "reference": right,
+            "baseline": other[0] if other else None,
+            "checkpoint": provenance.describe_checkpoint(checkpoint) if checkpoint else None,
+            "metadata": extra,
+            **provenance.score_environment(),
+        }
+        with atomic_write(json_file) as partial, open(partial, "w", encoding="utf-8") as out:
+            out.write(provenance.to_json(report))
+    click.echo(metrics.table(scores, comparisons, baseline))
+    reason = metrics.why_not_tokenized(target_lang)
+    if reason:
+        click.echo(f"\nNo tokenized BLEU: {reason}.")
+
+
+@click.command("report")
+@click.argument("runs", nargs=-1, required=True, type=existing_directory, metavar="RUN_DIRECTORY...")
+@click.option("--out", required=True, type=click.Path(file_okay=False), help="Directory for index.html and its plots.")
+@click.option(
+    "--sentences",
+    default=200,
+    type=click.IntRange(min=0),
+    show_default=True,
+    help="Number of test and validation sentences for sample translations and pruning; 0 omits both.",
+)
+@click.option("--no-pruning", is_flag=True, help="Omit the pruning curves, which take most of the time.")
+def report(runs: tuple[str, ...], out: str, sentences: int, no_pruning: bool) -> None:
+    """Show what trained models have learned on one page of plots, OUT/index.html, which needs no network.
+
+    A RUN_DIRECTORY is written by scripts/train.sh and evaluate.sh or by make demo, for example
+    runs/multi30k.en-de/resmlp_small or demo/linear. Several are compared. The page omits what a directory lacks, and
+    explains how to obtain it. Next to the page are its plots as PNG and SVG, and the numbers of each as JSON.
+    """
+    from fairseq_resmlp.report.builder import build_report
+
+    click.echo(build_report(runs, out, sentences, not no_pruning, lambda line: click.echo(line, err=True)))
+
+
+COMMANDS = (score, report)

@@ -1,0 +1,1 @@
+"""Helpers shared by every layer. They import nothing else of this package."""

@@ -1,0 +1,1 @@
+"""From public corpora to training data: download, extraction, SentencePiece, cleaning, shortlists. Needs no fairseq."""

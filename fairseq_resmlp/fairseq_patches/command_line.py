@@ -1,0 +1,120 @@
+"""Patches of fairseq's command line: options, errors and warnings."""
+
+import functools
+import logging
+import os
+import sys
+import warnings
+
+from fairseq import options, utils
+from torch import distributed
+
+from fairseq_resmlp.common.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+PACKAGE = __name__.partition(".")[0]
+
+
+def show_model_options_in_help() -> None:
+    """Make `fairseq-train --arch ARCH --help` list the architecture's options (fairseq issue 701).
+
+    fairseq parses once to find --arch and adds that model's options afterwards, but the first parse already answers
+    --help and exits.
+    """
+    original = options.parse_args_and_arch
+
+    @functools.wraps(original)
+    def parse_args_and_arch(parser, input_args=None, parse_known=False, suppress_defaults=False, modify_parser=None):
+        parse_known_args = parser.parse_known_args
+
+        def first_parse(args=None, namespace=None):
+            del parser.parse_known_args
+            args = sys.argv[1:] if args is None else args
+            return parse_known_args([a for a in args if a not in ("-h", "--help")], namespace)
+
+        # With suppress_defaults, fairseq calls this function again before it parses anything.
+        if not suppress_defaults:
+            parser.parse_known_args = first_parse
+        return original(parser, input_args, parse_known, suppress_defaults, modify_parser)
+
+    options.parse_args_and_arch = parse_args_and_arch
+
+
+def allow_bf16_without_tpu() -> None:
+    """Make --bf16 and --memory-efficient-bf16 work on CPUs and GPUs (fairseq issue 4696).
+
+    On the command line, but not in fairseq-hydra-train, they imply --tpu, and training fails without torch_xla. With
+    this patch, only --tpu selects a TPU.
+    """
+    original = options.parse_args_and_arch
+
+    @functools.wraps(original)
+    def parse_args_and_arch(parser, input_args=None, parse_known=False, suppress_defaults=False, modify_parser=None):
+        parsed = original(parser, input_args, parse_known, suppress_defaults, modify_parser)
+        args = parsed[0] if parse_known and not suppress_defaults else parsed
+        if getattr(args, "tpu", False):
+            args.tpu = "--tpu" in (sys.argv[1:] if input_args is None else input_args)
+        return parsed
+
+    options.parse_args_and_arch = parse_args_and_arch
+
+
+def accept_second_copy() -> None:
+    """Continue with the imported plugin if --user-dir names another copy of it, with a warning.
+
+    fairseq rejects a second directory of the same name, so an installed plugin that a script has imported would
+    conflict with --user-dir in a checkout.
+    """
+    original = utils.import_user_module
+    package = sys.modules[PACKAGE]
+
+    @functools.wraps(original)
+    def import_user_module(args):
+        directory = os.path.abspath(getattr(args, "user_dir", None) or "")
+        is_copy = os.path.basename(directory) == PACKAGE and os.path.isfile(os.path.join(directory, "resmlp.py"))
+        if is_copy and directory not in map(os.path.abspath, package.__path__):
+            logger.warning(f"{PACKAGE} is already imported from {package.__path__[0]}: ignoring {directory}")
+        else:
+            original(args)
+
+    utils.import_user_module = import_user_module
+
+
+def print_input_errors_in_one_line() -> None:
+    """Print only the message of errors that users can fix, including full disks and missing files."""
+    original = sys.excepthook
+
+    @functools.wraps(original)
+    def excepthook(kind, error, traceback):
+        program = os.path.realpath((sys.argv or [""])[0])
+        is_fairseq = os.path.basename(program).startswith("fairseq-") or f"{os.sep}fairseq_cli{os.sep}" in program
+        # In a program that merely imports the plugin, a missing file may be its own.
+        if issubclass(kind, InputError) or (is_fairseq and issubclass(kind, OSError)):
+            print(f"error: {str(error) or kind.__name__}", file=sys.stderr)
+        elif distributed.is_available() and distributed.is_initialized() and "by peer" in str(error):  # gloo's wording
+            print(
+                "error: another process of this training has exited; see its output for the cause. Start all processes "
+                "again to resume from the last checkpoint",
+                file=sys.stderr,
+            )
+        else:
+            original(kind, error, traceback)
+
+    sys.excepthook = excepthook
+
+
+def silence_warnings() -> None:
+    """Hide warnings about fairseq's use of its dependencies, which users cannot act on."""
+    logging.getLogger("hydra").setLevel(logging.WARNING)  # one of fairseq's models sets every logger to DEBUG
+    for message in (
+        r"hydra\.experimental\.\w+\(\) is no longer experimental",
+        r"\nThe strict flag in the compose API is deprecated",
+        r"\nThe version_base parameter is not specified",
+        r"In '.*': Usage of deprecated keyword in package header",
+        r"\n'config' is validated against ConfigStore schema",
+        r"'pin_memory' argument is set as true but no accelerator is found",
+        r"`torch\.cuda\.amp\.\w+\(args\.\.\.\)` is deprecated",
+        r"`torch\.jit\.script` is deprecated",
+    ):
+        warnings.filterwarnings("ignore", message=message)

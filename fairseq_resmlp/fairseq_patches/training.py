@@ -1,0 +1,97 @@
+"""Patches of the training loop and the optimizers."""
+
+import atexit
+import contextlib
+import functools
+import logging
+import queue
+import sys
+import weakref
+from typing import Any
+
+from fairseq import checkpoint_utils
+from fairseq.data.iterators import BufferedIterator
+from fairseq.optim import AMPOptimizer, MemoryEfficientFP16Optimizer
+
+from fairseq_resmlp.common.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+
+def respect_max_update() -> None:
+    """Leave a training that has reached --max-update unchanged.
+
+    Without this, fairseq trains one more update before it checks the limit, and overwrites the last checkpoint.
+    """
+    original = checkpoint_utils.load_checkpoint
+
+    @functools.wraps(original)
+    def load_checkpoint(cfg, trainer, **kwargs):
+        loaded = original(cfg, trainer, **kwargs)
+        limit, updates = trainer.cfg.optimization.max_update, trainer.get_num_updates()
+        if 0 < limit <= updates:
+            logger.info(f"nothing to do: training has completed {updates} updates and --max-update is {limit}")
+            sys.exit(0)
+        return loaded
+
+    checkpoint_utils.load_checkpoint = load_checkpoint
+
+
+def stop_loader_threads_at_exit() -> None:
+    """Let a training that ends within an epoch exit cleanly (pytorch issues 38228 and 117762).
+
+    fairseq prepares batches in a thread that runs until the end of the epoch. Python stops that thread abruptly at
+    exit. If this happens inside torch, the process aborts, and a completed training appears to have failed.
+    """
+    create = BufferedIterator._create_consumer
+    threads: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    @functools.wraps(create)
+    def _create_consumer(self):
+        create(self)
+        threads.add(self._consumer)
+
+    @atexit.register
+    def stop():
+        for thread in list(threads):
+            thread._max_len = 0  # checked after each batch
+            while thread.is_alive():
+                with contextlib.suppress(queue.Empty):
+                    thread._queue.get(timeout=0.1)  # it may be waiting for space in the queue
+
+    BufferedIterator._create_consumer = _create_consumer
+
+
+def fix_amp_double_unscaling() -> None:
+    """Make --amp unscale gradients once.
+
+    fairseq passes torch's optimizer to torch's GradScaler when it clips gradients, and its own wrapper when it steps.
+    The scaler treats them as two optimizers and divides the gradients by the loss scale twice. The scale grows during
+    training, so Adagrad's new gradients would vanish relative to the accumulated ones.
+    """
+
+    def step(self):
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+
+    AMPOptimizer.step = step
+
+
+def explain_memory_efficient_adagrad() -> None:
+    """Report in one line that an optimizer needs float32 and does not support --memory-efficient-bf16 (or -fp16).
+
+    Adagrad is one of them: in half precision its sums of squares would soon stop growing.
+    """
+    original = MemoryEfficientFP16Optimizer.__init__
+
+    @functools.wraps(original)
+    def __init__(self, cfg, params, optimizer, allow_unsupported=False, **kwargs):
+        if not allow_unsupported and not optimizer.supports_memory_efficient_fp16:
+            bits = "bf16" if cfg.common.bf16 else "fp16"
+            raise InputError(
+                f"--memory-efficient-{bits} does not work with {type(optimizer).__name__}: use --{bits} or another "
+                "--optimizer, such as adam"
+            )
+        original(self, cfg, params, optimizer, allow_unsupported, **kwargs)
+
+    MemoryEfficientFP16Optimizer.__init__ = __init__

@@ -1,0 +1,344 @@
+"""The network for inference: a trained model with every Aff absorbed into its neighbors.
+
+"Aff has no cost at inference time, as it can be absorbed in the adjacent linear layer" (arXiv 2105.03404, section 2):
+
+    B (alpha x + beta) + b                       = (B alpha) x + (B beta + b)
+    alpha (C x + b) + beta                       = (alpha C) x + (alpha b + beta)
+    alpha' (A (alpha x + beta) + b) + beta'      = alpha' alpha * (A x) + [alpha' (rowsum(A) beta + b) + beta']
+
+From a model in memory to token ids of translations:
+
+    config, weights = to_inference_weights(model)           # of fairseq_resmlp.model.export
+    network = Network(config, weights, dtype="int8", device="cpu")
+    beam_search(network, [[5, 6, 2], ...], SearchOptions(beam=4))     # [[Hypothesis(tokens, score), ...], ...]
+
+Dimensions, in addition to those of `resmlp.py`:
+
+    L   layers of the decoder
+    k   hypotheses (beams) per sentence: 1 at the first step, then the beam size
+    R   rows, B k: one per hypothesis, those of one sentence adjacent
+    h   heads of the cross-attention, each of d / h channels
+    m   heads of the mixing: matrices A per layer, each for d / m channels
+    t   the step: the number of earlier target positions
+"""
+
+import threading
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fairseq_resmlp.common.errors import InputError
+from fairseq_resmlp.inference.config import EOS, PAD, UNK, NetworkConfig, Weights
+from fairseq_resmlp.inference.quantization import Linear, QuantizedMatrix, make_linear, quantize
+
+DTYPES = ("float32", "int8", "float16")
+BLOCK = 128  # columns of the output layer that are reduced together, see `Network.topk_candidates`
+LOGITS = 1 << 22  # logits at a time: above 32 MiB, malloc requests fresh pages from the system at every step
+
+
+def check_device(device: str) -> None:
+    """Raise InputError if torch cannot use a device."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch without CUDA raises the latter
+        raise InputError(f"--device {device} is not available: {str(error).splitlines()[0]}") from error
+
+
+def expand_mixing(A: Tensor, config: NetworkConfig, N: int) -> Tensor:
+    """Return A of all layers of a stack, L x m x N x N, from the weight that `NetworkConfig.mixing_weight` names."""
+    if config.mixing == "linear":
+        return A.view(-1, config.mixing_heads, N, N)
+    i = torch.arange(N, device=A.device)
+    offset = i[:, None] - i
+    return A[:, :, offset.clamp(min=0)].tril() if A.size(2) == N else A[:, :, offset + N - 1]
+
+
+class EncoderCache(NamedTuple):
+    """The encoder output as the decoder reads it: keys and values of the cross-attention, once per sentence."""
+
+    keys: Tensor  # L x B x h x d/h x S
+    values: Tensor  # L x B x h x S x d/h
+    mask: Tensor | None  # B x h x 1 x S, 0 at tokens and -inf at padding; None without padding
+
+    def compact(self, moves: Sequence[tuple[int, int]], count: int) -> "EncoderCache":
+        """Overwrite sentence i with sentence j for each (i, j) of `moves`, and keep the first `count` sentences."""
+        if moves:
+            to, source = map(list, zip(*moves))
+            for tensor in (self.keys, self.values):
+                tensor[:, to] = tensor[:, source]
+            if self.mask is not None:
+                self.mask[to] = self.mask[source]
+        mask = None if self.mask is None else self.mask[:count]
+        return EncoderCache(self.keys[:, :count], self.values[:, :count], mask)
+
+
+class OutputLayer(NamedTuple):
+    """The output layer, for all entries of the dictionary or for a shortlist."""
+
+    linear: Linear
+    tokens: Tensor | None  # LongTensor: the entry of each column; None: column i is entry i
+
+
+class Network:
+    """The inference network on a device.
+
+    Args:
+        config: sizes
+        weights: float32 tensors or `QuantizedMatrix`, by the names of `NetworkConfig.weight_shapes`; float matrices are
+            quantized if dtype is int8
+        dtype: type of the matrices: float32, int8 (CPU only) or float16 (GPU only)
+        device: a torch device such as cpu or cuda:0
+
+    Raises:
+        InputError: the device does not support the dtype
+    """
+
+    def __init__(self, config: NetworkConfig, weights: Weights, dtype: str = "float32", device: str = "cpu"):
+        kind = torch.device(device).type
+        if dtype not in DTYPES:
+            raise InputError(f"unknown dtype {dtype}: use {', '.join(DTYPES)}")
+        if (dtype == "int8" and kind != "cpu") or (dtype == "float16" and kind == "cpu"):
+            raise InputError(f"{dtype} is not supported on device {device}: int8 requires a CPU, float16 a GPU")
+        self.config, self.dtype, self.device = config, dtype, torch.device(device)
+        self.float = torch.float16 if dtype == "float16" else torch.float32
+
+        def get(name: str) -> Tensor:
+            value = weights[name]
+            value = value.float() if isinstance(value, QuantizedMatrix) else value
+            return value.to(self.device, self.float).contiguous()
+
+        def linear(name: str) -> Linear:
+            weight = weights[f"{name}.weight"] if dtype == "int8" else get(f"{name}.weight")
+            return make_linear(weight, get(f"{name}.bias"), dtype)
+
+        self.source_embed = get("encoder.embed")
+        tied = weights["decoder.embed"] is weights["encoder.embed"]
+        self.target_embed = self.source_embed if tied else get("decoder.embed")
+        self.A = expand_mixing(
+            get(config.mixing_weight("encoder")[0]), config, config.encoder_max_positions
+        )  # L x m x N x N
+        self.scale, self.shift, self.bias = (get(f"encoder.{name}") for name in ("scale", "shift", "bias"))
+        self.ffn = [(linear(f"encoder.{i}.B"), linear(f"encoder.{i}.C")) for i in range(config.encoder_layers)]
+        self.keys_values = linear("decoder.keys_values")
+        A = expand_mixing(get(config.mixing_weight("decoder")[0]), config, config.decoder_max_positions)
+        self.past_A = A.permute(2, 0, 1, 3).contiguous()  # N x L x m x N: row t of every matrix
+        self.mixing_scale = get("decoder.scale")[:, None]  # L x 1 x d
+        self.mixing_bias = get("decoder.bias").transpose(0, 1)[:, :, None].contiguous()  # N x L x 1 x d
+        # The factor of x itself in x + scale * (A[t, t] x + ...), N x L x d. If the x in brackets is normalized, the
+        # first x is added separately.
+        self.normalized = config.normalization == "layer"
+        diagonal = A.diagonal(dim1=2, dim2=3).permute(2, 0, 1)  # N x L x m
+        self.gate = self.mixing_scale[:, 0] * self.spread(diagonal, config.decoder_embed_dim) + (not self.normalized)
+        self.layers = [
+            tuple(linear(f"decoder.{i}.{name}") for name in ("q", "out", "B", "C"))
+            for i in range(config.decoder_layers)
+        ]
+        self.layer_numbers = torch.arange(config.decoder_layers, device=self.device)[:, None, None]
+        self.head_numbers = torch.arange(config.mixing_heads, device=self.device)[:, None]
+        output = weights["output.weight"]
+        if dtype == "int8" and not isinstance(output, QuantizedMatrix):
+            output = quantize(output)
+        elif dtype != "int8":
+            output = get("output.weight")
+        self.output_weight, self.output_bias = output, get("output.bias")
+        self.output = self.output_layer()
+        self.lock = threading.Lock()  # one search at a time: searches share the store
+        self._store = torch.empty(0, dtype=self.float, device=self.device)
+
+    def normalize(self, x: Tensor) -> Tensor:
+        """Return LayerNorm(x) without scale and shift, or x itself if the model has no LayerNorm."""
+        return F.layer_norm(x, x.shape[-1:]) if self.normalized else x
+
+    @staticmethod
+    def spread(x: Tensor, d: int) -> Tensor:
+        """Repeat values per mixing head for each channel. Shape: ... x m to ... x d, or ... x 1 unchanged."""
+        m = x.size(-1)
+        return x if m == 1 else x.repeat_interleave(d // m, -1)
+
+    @staticmethod
+    def mix(A: Tensor, x: Tensor) -> Tensor:
+        """Compute A x, with A of m x T x T, one matrix per group of channels. Shape: B x T x d to B x T x d."""
+        m, (B, T, d) = len(A), x.shape
+        if m == 1:
+            return torch.matmul(A[0], x)
+        return torch.matmul(A, x.view(B, T, m, d // m).transpose(1, 2)).transpose(1, 2).reshape(B, T, d)
+
+    def output_layer(self, allowed: Tensor | None = None) -> OutputLayer:
+        """Return the output layer for some entries of the dictionary.
+
+        Args:
+            allowed (LongTensor): entries in ascending order, including the first four; None: all
+        """
+        weight, bias = self.output_weight, self.output_bias
+        padding = -len(bias if allowed is None else allowed) % BLOCK  # columns with logits of minus infinity
+
+        def rows(matrix: Tensor, value: float = 0) -> Tensor:
+            if allowed is not None:
+                matrix = matrix.index_select(0, allowed)
+            return torch.cat([matrix, matrix.new_full((padding, *matrix.shape[1:]), value)]) if padding else matrix
+
+        weight = (
+            QuantizedMatrix(rows(weight.rows), rows(weight.scale, 1))
+            if isinstance(weight, QuantizedMatrix)
+            else rows(weight)
+        )
+        tokens = None if allowed is None else torch.cat([allowed, allowed.new_full((padding,), PAD)])
+        return OutputLayer(make_linear(weight, rows(bias, float("-inf")), self.dtype), tokens)
+
+    def allocate_store(self, positions: int, rows: int) -> Tensor:
+        """Return memory for the input of every mixing layer at every position and row: positions x rows x L x d."""
+        sizes = (positions, rows, self.config.decoder_layers, self.config.decoder_embed_dim)
+        count = positions * rows * sizes[2] * sizes[3]
+        if self._store.numel() < count:  # reused by the next batch, because fresh pages cost time
+            self._store = torch.empty(count, dtype=self.float, device=self.device)
+        return self._store[:count].view(sizes)
+
+    def encode(self, source: Tensor) -> EncoderCache:
+        """Encode a batch. Linear layers process tokens only, not padding.
+
+        Args:
+            source (LongTensor): B x S, padded on the right
+        """
+        B, S = source.shape
+        L, h = self.config.decoder_layers, self.config.attention_heads
+        keep = source.ne(PAD)
+        real = None if bool(keep.all()) else keep.view(-1).nonzero()[:, 0]
+
+        def pad(x: Tensor) -> Tensor:  # tokens x d to B x S x d, zero at padding
+            return (x if real is None else x.new_zeros(B * S, x.size(1)).index_copy_(0, real, x)).view(B, S, -1)
+
+        def pack(x: Tensor) -> Tensor:  # B x S x d to tokens x d
+            x = x.reshape(B * S, -1)
+            return x if real is None else x.index_select(0, real)
+
+        x = pack(F.embedding(source, self.source_embed))
+        lengths = keep.to(self.float).t()  # S x B
+        for layer, (B_of, C_of) in enumerate(self.ffn):
+            A = self.A[layer, :, :S, :S]
+            sums = self.spread(torch.matmul(A, lengths).permute(2, 1, 0), x.size(1))  # row sums of A, B x S x 1 or d
+            bias = torch.addcmul(self.bias[layer, :S], sums, self.shift[layer])
+            x = x + pack(torch.addcmul(bias, self.mix(A, pad(self.normalize(x))), self.scale[layer]))
+            x.add_(C_of(F.gelu(B_of(self.normalize(x)))))
+        both = pad(self.keys_values(self.normalize(x))).view(B, S, L, 2, h, -1)
+        keys = both[:, :, :, 0].permute(2, 0, 3, 4, 1).contiguous()
+        values = both[:, :, :, 1].permute(2, 0, 3, 1, 4).contiguous()
+        if real is None:
+            return EncoderCache(keys, values, None)
+        mask = torch.zeros_like(keep, dtype=self.float).masked_fill_(~keep, float("-inf"))
+        return EncoderCache(keys, values, mask[:, None, None].repeat(1, h, 1, 1))
+
+    def step(self, tokens: Tensor, t: int, ancestors: Tensor, store: Tensor, cache: EncoderCache) -> Tensor:
+        """Compute the decoder at position t, up to the output layer.
+
+        The store is append-only: `ancestors` locates the past of each hypothesis in it. The contribution of the past to
+        the mixing of every layer is known before the step begins, so it is computed for all layers at once.
+
+        Args:
+            tokens (LongTensor): R, the previous tokens
+            t (int): the position
+            ancestors (LongTensor): R x t, the rows of `store`, viewed as (positions * rows), of the earlier positions
+            store: memory from `allocate_store`, filled up to t; the x of this step are added
+            cache: output of `encode`
+
+        Returns:
+            R x d
+        """
+        L, B, h, _, S = cache.keys.shape
+        R, d, m = len(tokens), self.config.decoder_embed_dim, self.config.mixing_heads
+        k = R // B
+        bias = self.mixing_bias[t]
+        if t:
+            places = ancestors * L + self.layer_numbers  # L x R x t
+            if m > 1:  # view each row of the store as m rows of d / m channels
+                places = places[:, :, None] * m + self.head_numbers
+            A = self.past_A[t, :, None, :, :t].expand(L, R, m, t).reshape(L * R * m, t)
+            table = store.view(-1, d // m)
+            past = F.embedding_bag(places.view(L * R * m, t), table, per_sample_weights=A, mode="sum")
+            bias = torch.addcmul(bias, past.view(L, R, d), self.mixing_scale)
+        mask = None if cache.mask is None else cache.mask.flatten(0, 1)
+        x = F.embedding(tokens, self.target_embed)
+        inputs = []
+        for (q_of, out_of, B_of, C_of), mixed, gate, keys, values in zip(
+            self.layers, bias, self.gate[t], cache.keys.flatten(1, 2), cache.values.flatten(1, 2)
+        ):
+            inputs.append(self.normalize(x))
+            mixed = torch.addcmul(mixed, inputs[-1], gate)
+            x = x + mixed if self.normalized else mixed
+            q = q_of(self.normalize(x)).view(B, k, h, -1).transpose(1, 2).reshape(B * h, k, -1)
+            p = torch.bmm(q, keys) if mask is None else torch.baddbmm(mask, q, keys)
+            attended = torch.bmm(p.softmax(-1), values).view(B, h, k, -1).transpose(1, 2).reshape(R, d)
+            x.add_(out_of(attended))
+            x.add_(C_of(F.gelu(B_of(self.normalize(x)))))
+        torch.stack(inputs, 1, out=store[t, :R])
+        return self.normalize(x)
+
+    def topk_candidates(
+        self, x: Tensor, scores: Tensor, count: int, banned: Sequence[int], unkpen: float, output: OutputLayer
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Find the best continuations of each sentence, exactly.
+
+        The `count` best continuations of a sentence are all in the `count` blocks of columns with the largest maxima,
+        so only those blocks are sorted.
+
+        Args:
+            x: R x d, output of `step`
+            scores: B x k, log-probabilities of the hypotheses so far
+            count: number of continuations
+            banned: columns to exclude
+            unkpen: penalty subtracted from the log-probability of the unknown word
+            output: the output layer
+
+        Returns:
+            scores, entries of the dictionary, and hypotheses that they continue, B x count each, best first
+        """
+        k = scores.size(1)
+        parts = []
+        each = max(1, LOGITS // ((self.config.decoder_vocab_size if output.tokens is None else len(output.tokens)) * k))
+        for rows, score in zip(x.split(each * k), scores.split(each)):
+            logs = output.linear(rows).float()
+            torch.log_softmax(logs, -1, out=logs)  # in place: allocating memory costs as much as the computation
+            for column in banned:
+                logs[:, column] = float("-inf")
+            if unkpen:
+                logs[:, UNK] -= unkpen
+            B, n = len(score), logs.size(1) // BLOCK
+            blocks = logs.view(B, k * n, BLOCK)
+            most = blocks.amax(-1).view(B, k, n) + score[:, :, None]
+            chosen = most.view(B, -1).topk(min(count, k * n))[1]  # B x count blocks
+            inside = blocks.gather(1, chosen[:, :, None].expand(-1, -1, BLOCK))
+            inside += score.gather(1, chosen // n)[:, :, None]
+            value, place = inside.view(B, -1).topk(count)
+            block = chosen.gather(1, place // BLOCK)
+            parts.append((value, block % n * BLOCK + place % BLOCK, block // n))
+        values, tokens, beams = map(torch.cat, zip(*parts)) if len(parts) > 1 else parts[0]
+        return values, tokens if output.tokens is None else output.tokens[tokens], beams
+
+    def score_eos(self, x: Tensor, scores: Tensor, output: OutputLayer) -> Tensor:
+        """Return the scores of the hypotheses if each ends here, B x k. Arguments as for `topk_candidates`."""
+        return scores + torch.log_softmax(output.linear(x).float(), -1)[:, EOS].view_as(scores)
+
+    @torch.inference_mode()
+    def attention(self, source: Sequence[int], target: Sequence[int]) -> Tensor:
+        """Return the attention of a translation, T x S: the last layer's, averaged over heads.
+
+        fairseq-generate derives its alignments from the same attention. All positions are computed at once.
+
+        Args:
+            source: entries of the source dictionary, ending with EOS
+            target: entries of the target dictionary, ending with EOS
+        """
+        T, d, h = len(target), self.config.decoder_embed_dim, self.config.attention_heads
+        cache = self.encode(torch.tensor([list(source)], device=self.device))
+        x = F.embedding(torch.tensor([EOS, *target[:-1]], device=self.device), self.target_embed)  # T x d
+        for i, (q_of, out_of, B_of, C_of) in enumerate(self.layers):
+            A = self.past_A[:T, i, :, :T].transpose(0, 1)  # zero above the diagonal
+            mixed = self.mix(A, self.normalize(x)[None])[0]
+            x = x + torch.addcmul(self.mixing_bias[:T, i, 0], mixed, self.mixing_scale[i])
+            q = q_of(self.normalize(x)).view(T, h, -1).transpose(0, 1)
+            p = torch.bmm(q, cache.keys[i, 0]).softmax(-1)  # h x T x S
+            x.add_(out_of(torch.bmm(p, cache.values[i, 0]).transpose(0, 1).reshape(T, d)))
+            x.add_(C_of(F.gelu(B_of(self.normalize(x)))))
+        return p.mean(0)

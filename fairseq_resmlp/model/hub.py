@@ -1,0 +1,123 @@
+"""Loading trained models, following fairseq's hub conventions."""
+
+import functools
+import logging
+import os
+from typing import Any
+
+from fairseq import hub_utils
+from fairseq.models import ARCH_MODEL_NAME_REGISTRY
+
+from fairseq_resmlp.checkpoints.checkpoint_file import extra_check
+from fairseq_resmlp.common.errors import InputError
+from fairseq_resmlp.common.text import replace_surrogates
+from fairseq_resmlp.fairseq_patches.generation import raise_max_tokens_to_max_positions
+from fairseq_resmlp.model.pruning import mixing_weights, prune
+
+logger = logging.getLogger(__name__)
+
+
+class HubTranslator(hub_utils.GeneratorHubInterface):
+    """fairseq's interface to a trained model, for any list of strings.
+
+    A line longer than the model's N is truncated, with a warning. Unpaired surrogates, which are not valid text, are
+    read as the replacement character.
+    """
+
+    def __init__(self, cfg, task, models):
+        super().__init__(cfg, task, models)
+        raise_max_tokens_to_max_positions(cfg, self.max_positions)
+
+    def encode(self, sentence: str):
+        """Encode a string as a LongTensor of subword tokens that ends with the end-of-sentence token."""
+        return super().encode(replace_surrogates(sentence))
+
+    def sample(self, sentences, beam: int = 1, verbose: bool = False, **kwargs):
+        """Translate one string or several. Memory of the search is freed after every thousand sentences."""
+        if isinstance(sentences, str):
+            return self.sample([sentences], beam, verbose, **kwargs)[0]
+        sentences, found = list(sentences), []
+        for start in range(0, len(sentences), 1000):
+            found += super().sample(sentences[start : start + 1000], beam, verbose, **kwargs)
+        return found
+
+
+def from_pretrained(
+    directory, checkpoint_file="model.pt", data=".", prune_mixing: float = 0.0, **kwargs
+) -> HubTranslator:
+    """Load a model directory for translation in Python.
+
+    The directory follows fairseq's hub conventions: `model.pt`, `dict.SRC.txt`, `dict.TGT.txt` and, for raw text,
+    `sentencepiece.bpe.model`.
+
+    Args:
+        directory (str): the model directory
+        checkpoint_file (str): file in it; several joined by ":" form an ensemble
+        data (str): directory of the dictionaries, relative to `directory` if it starts with "."
+        prune_mixing (float): zero the entries of each A smaller than this fraction of its largest
+        kwargs: overrides of the training options, such as `encoder_max_positions=512`
+
+    Returns:
+        HubTranslator: with `.translate(["Hello"], beam=4)`
+
+    Raises:
+        InputError: a file is missing, or the checkpoint is not safe to load (see `fairseq_resmlp.checkpoints`) or
+            belongs to another model
+    """
+    cfg, task, models = load(directory, checkpoint_file, data, **kwargs)
+    if prune_mixing:  # before the Affs are folded, which uses the row sums of A
+        for model in models:
+            prune(mixing_weights(model), prune_mixing)
+    return HubTranslator(cfg, task, models)
+
+
+def load(directory, checkpoint_file="model.pt", data=".", **kwargs):
+    """Load a model directory as it was trained. Arguments and errors as for `from_pretrained`.
+
+    Returns:
+        (options, task, list of models)
+    """
+    directory = str(directory)
+    if os.path.isfile(directory):
+        raise InputError(f"{directory} is a file: pass its directory, and the file name as checkpoint_file=")
+    for file in checkpoint_file.split(os.pathsep):
+        if not os.path.isfile(os.path.join(directory, file)):
+            raise InputError(f"checkpoint {file} not found in {directory}: specify another with checkpoint_file=")
+    place = os.path.join(directory, data) if data.startswith(".") else data
+    if not os.path.isdir(place):
+        raise InputError(f"directory {place} not found: {_SPECIFY_DATA}")
+    if os.path.isfile(os.path.join(directory, "sentencepiece.bpe.model")):
+        kwargs.setdefault("bpe", "sentencepiece")
+    elif "bpe" not in kwargs:
+        logger.warning(
+            f"sentencepiece.bpe.model not found in {directory}: input and output are subword tokens separated by spaces"
+        )
+    before = extra_check.set(functools.partial(_check_options, kwargs))
+    try:
+        loaded = hub_utils.from_pretrained(directory, checkpoint_file, data, **kwargs)
+    except FileNotFoundError as error:
+        raise InputError(f"{error.filename} not found: {_SPECIFY_DATA}") from error
+    finally:
+        extra_check.reset(before)
+    return loaded["args"], loaded["task"], loaded["models"]
+
+
+_SPECIFY_DATA = (
+    "specify the directory of dict.*.txt, such as data-bin, as data_name_or_path=, or in a command as --data"
+)
+
+
+def _check_options(requested: dict[str, Any], state: dict[str, Any], file: str) -> None:
+    """Raise InputError if a checkpoint is not a ResMLP, or selects a tokenization that was not requested.
+
+    fairseq builds whatever model the options in a checkpoint specify, and downloads the files of its tokenization from
+    wherever they say.
+    """
+    options = {} if state.get("args") is not None else state.get("cfg") or {}  # fairseq prefers args; ours have none
+    names = {part: getattr(options.get(part), "_name", options.get(part)) for part in ("model", "bpe", "tokenizer")}
+    arch = names.pop("model")
+    if not isinstance(arch, str) or ARCH_MODEL_NAME_REGISTRY.get(arch) != "resmlp":
+        raise InputError(f"{file} is a checkpoint of another model, not resmlp")
+    for part, name in names.items():
+        if name is not None and name != requested.get(part):
+            raise InputError(f"{file} requests {part}={name!r}: pass it explicitly if you trust this checkpoint")

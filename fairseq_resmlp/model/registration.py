@@ -1,0 +1,192 @@
+"""The registered model `resmlp` and its architectures."""
+
+import hashlib
+import logging
+from dataclasses import fields
+
+import torch
+from fairseq.data import Dictionary
+from fairseq.models import FairseqEncoderDecoderModel, register_model, register_model_architecture
+from fairseq.models.transformer import Embedding
+from fairseq.tasks import FairseqTask
+from torch import Tensor
+
+from fairseq_resmlp.common.errors import InputError
+from fairseq_resmlp.fairseq_patches.data import explain_long_sentences, truncate_long_lines
+from fairseq_resmlp.fairseq_patches.divergence import DivergenceDetector
+from fairseq_resmlp.model import hub
+from fairseq_resmlp.model.config import ARCHITECTURES, ResMLPConfig, describe_defaults, validate
+from fairseq_resmlp.model.folding import fold_model_
+from fairseq_resmlp.resmlp import ResMLPDecoder, ResMLPEncoder
+
+logger = logging.getLogger(__name__)
+
+
+@register_model("resmlp", dataclass=ResMLPConfig)
+class ResMLPModel(FairseqEncoderDecoderModel):
+    """Sequence-to-sequence ResMLP, arXiv 2105.03404 section 3.6.
+
+    Use it with `fairseq-train --user-dir fairseq_resmlp --arch resmlp_base`, or load a trained model in Python:
+
+        >>> model = ResMLPModel.from_pretrained("model")  # doctest: +SKIP
+        >>> model.translate(["Hello"])  # doctest: +SKIP
+    """
+
+    @classmethod
+    def add_args(cls, parser) -> None:
+        """Add the options to --help, each with its default in every architecture that changes it."""
+        super().add_args(parser)
+        names = {f.name for f in fields(ResMLPConfig)}
+        for action in parser._actions:
+            if action.dest in names:
+                action.help = f"{action.help} ({describe_defaults(action.dest)})"
+
+    @classmethod
+    def build_model(cls, cfg: ResMLPConfig, task) -> "ResMLPModel":
+        """Build the model for a translation task.
+
+        Raises:
+            InputError: options that contradict each other or the task's dictionaries
+        """
+        validate(cfg, task)
+        adapt_task(task, cfg.encoder_max_positions)
+        decoder_embed = Embedding(len(task.target_dictionary), cfg.decoder_embed_dim, task.target_dictionary.pad())
+        if cfg.share_all_embeddings:
+            cfg.share_decoder_input_output_embed = True
+            encoder_embed = decoder_embed
+        else:
+            source = task.source_dictionary
+            encoder_embed = Embedding(len(source), cfg.encoder_embed_dim, source.pad())
+        encoder = ResMLPEncoder(cfg, task.source_dictionary, encoder_embed)
+        decoder = ResMLPDecoder(cfg, task.target_dictionary, decoder_embed)
+        for stack in (encoder, decoder):
+            stack.register_buffer("dictionary_version", _dictionary_hash(stack.dictionary))
+        return cls(encoder, decoder)
+
+    # Like the base class's forward, but without **kwargs, which TorchScript does not support.
+    def forward(
+        self,
+        src_tokens: Tensor,
+        src_lengths: Tensor | None,
+        prev_output_tokens: Tensor,
+        features_only: bool = False,
+    ):
+        """Compute the logits of every target position given the earlier ones (teacher forcing).
+
+        Args:
+            src_tokens (LongTensor): B x S, padded on either side
+            src_lengths (LongTensor): B
+            prev_output_tokens (LongTensor): B x T, the target shifted right, padded on the right
+            features_only (bool): stop before the output layer
+
+        Returns:
+            (B x T x V logits, dict with the attention), like `ResMLPDecoder.forward`
+
+        Raises:
+            InputError: S or T is larger than N
+        """
+        encoder_out = self.encoder(src_tokens, src_lengths)
+        return self.decoder(prev_output_tokens, encoder_out, features_only=features_only)
+
+    def make_generation_fast_(self, **kwargs) -> None:
+        """Absorb the Affs into adjacent layers. Called by fairseq-generate."""
+        if not self._is_generation_fast:
+            fold_model_(self)
+        super().make_generation_fast_(**kwargs)
+
+    def upgrade_state_dict_named(self, state_dict: dict[str, Tensor], name: str) -> None:
+        """Reject parameters of another dictionary, and warn if N differs and the mixing resizes its A.
+
+        Raises:
+            InputError: the checkpoint was trained with another dictionary. Checkpoints without a stored hash pass.
+        """
+        for side, stack, text in (("encoder", self.encoder, "source"), ("decoder", self.decoder, "target")):
+            version = stack.dictionary_version
+            # Compared as lists: when training resumes, the model is already on its device.
+            if state_dict.setdefault(f"{side}.dictionary_version", version).tolist() != version.tolist():
+                raise InputError(
+                    f"the {text} dictionary differs from the one this checkpoint was trained with: use the dict.*.txt "
+                    "of that training's data or model directory"
+                )
+            N = next((x.mixing.stored_length(state_dict, f"{side}.layers.0.mixing") for x in stack.layers), None)
+            if N is None and f"{side}.positions.P" in state_dict:
+                N = len(state_dict[f"{side}.positions.P"])
+            if N not in (None, stack.N):
+                logger.warning(
+                    f"the {side} of this checkpoint has N = {N} and was resized to --{side}-max-positions {stack.N}; "
+                    "to continue its training, pass --reset-optimizer, because the optimizer state has the old size"
+                )
+        super().upgrade_state_dict_named(state_dict, name)
+
+    def load_state_dict(self, state_dict: dict[str, Tensor], *args, **kwargs):
+        """Load the parameters of a checkpoint.
+
+        Raises:
+            InputError: they belong to another model
+        """
+        try:
+            return super().load_state_dict(state_dict, *args, **kwargs)
+        except RuntimeError as error:
+            difference = (str(error).splitlines()[1:] or [str(error)])[0].strip()
+            raise InputError(
+                f"the checkpoint belongs to another model: {difference[:300]} (use its own options and dictionaries)"
+            ) from error
+
+    # The base class's method calls super(), which TorchScript does not support.
+    @torch.jit.export
+    def get_normalized_probs(
+        self,
+        net_output: tuple[Tensor, dict[str, list[Tensor | None]] | None],
+        log_probs: bool,
+        sample: dict[str, Tensor] | None = None,
+    ):
+        """Return the (log-)probabilities over the dictionary for the output of `forward`."""
+        return self.get_normalized_probs_scriptable(net_output, log_probs, sample)
+
+    @classmethod
+    def from_pretrained(
+        cls, model_name_or_path, checkpoint_file="model.pt", data_name_or_path=".", prune_mixing=0.0, **kwargs
+    ) -> hub.HubTranslator:
+        """Load a model directory for translation in Python. See `fairseq_resmlp.model.hub.from_pretrained`."""
+        return hub.from_pretrained(model_name_or_path, checkpoint_file, data_name_or_path, prune_mixing, **kwargs)
+
+    @classmethod
+    def load(cls, directory, checkpoint_file="model.pt", data=".", **kwargs):
+        """Load a model directory as it was trained. See `fairseq_resmlp.model.hub.load`."""
+        return hub.load(directory, checkpoint_file, data, **kwargs)
+
+
+def adapt_task(task: FairseqTask, N: int) -> None:
+    """Adapt a translation task to this model.
+
+    Sentences longer than N are reported with the option to raise, input lines longer than N are truncated with a
+    warning, and diverging training stops. The task of a model of fairseq's own stays unchanged.
+    """
+    explain_long_sentences(task)
+    truncate_long_lines(task, N)
+    task.divergence_detector = DivergenceDetector(len(task.target_dictionary))
+
+
+def _dictionary_hash(dictionary: Dictionary) -> Tensor:
+    """Return the SHA-256 of a dictionary's entries in order, as 32 bytes.
+
+    Another dictionary of the same size has the right shapes and gives wrong words. The name of the buffer contains
+    "version" because fairseq's moving average of weights (--store-ema) leaves such buffers unchanged.
+    """
+    digest = hashlib.sha256("\n".join(dictionary.symbols).encode("utf-8", "surrogatepass")).digest()
+    return torch.tensor(list(digest), dtype=torch.uint8)
+
+
+def _register(arch: str, changes: dict[str, object]) -> None:
+    options = {option.name: getattr(ResMLPConfig, option.name) for option in fields(ResMLPConfig)}
+    options.update(changes)
+
+    @register_model_architecture("resmlp", arch)
+    def apply(args) -> None:
+        for name, value in options.items():
+            if getattr(args, name, None) is None:
+                setattr(args, name, value)
+
+
+for _arch, _changes in ARCHITECTURES.items():
+    _register(_arch, _changes)

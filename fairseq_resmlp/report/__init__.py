@@ -1,0 +1,1 @@
+"""The report on trained models: statistics of their weights, plots, and an HTML page."""

@@ -1,0 +1,369 @@
+"""Sections of the report: plots, tables and sample translations of one run or of several."""
+
+import json
+import math
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from sacrebleu.metrics import CHRF
+from torch import nn
+
+from fairseq_resmlp.common.errors import InputError
+from fairseq_resmlp.evaluation.evaluation_set import BEAM, AlignedTranslation, EvaluationSet, PrunedScores
+from fairseq_resmlp.evaluation.run_directory import RunDirectory
+from fairseq_resmlp.evaluation.training_log import METRICS, read_training_log
+from fairseq_resmlp.model.pruning import feed_forward_weights, mixing_weights
+from fairseq_resmlp.report import plots, statistics
+from fairseq_resmlp.resmlp import POST_ALPHA
+
+THRESHOLDS = (0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
+SAMPLES = 3  # number of worst and of best translations
+ABOUT = {
+    "scores": "Compare values only if the test set and the signature are the same.",
+    "mixing": """
+        Row i of A contains the weights with which position i reads from every position. The maps show the positions
+        that training visited, up to the length of the longest training sentence. By default A starts at zero, and its
+        entries beyond that length are still exactly zero. Values near that length were learned from few sentences. A
+        convolution has one weight per offset. The table and the plots give the share of the energy of A, the sum of
+        its squares, that the closest convolution explains: over all visited positions, and over the first n. For
+        layers with several heads, the values are means over the heads.""",
+    "sparsity": """
+        The share of entries smaller in magnitude than 5% of the largest entry of their matrix, as in Figures 3 and B.2
+        of the paper. For A, it is given over the positions that training visited and over all N x N entries,
+        including those that training never visited. For the A of the decoder, only entries on and below the diagonal
+        count.""",
+    "scales": """
+        Every sublayer has an Aff or a LayerNorm before it and an Aff after it. Their alpha scales each channel of the
+        input and of the output of the sublayer. If alpha after a sublayer has become small, the network makes little
+        use of that sublayer.""",
+    "pruning": """
+        Entries smaller than a threshold times the largest entry of their matrix are set to zero, without further
+        training. For A, only entries that training visited count toward the share removed. BLEU ({signature}) is
+        measured on the first {lines:,} lines of {test} with beam {beam} and translations of at most twice as many
+        tokens as the source plus 20. Perplexity is measured on {pairs:,} validation pairs. To export a model with a
+        pruned A, use fairseq-resmlp export --prune-mixing THRESHOLD.""",
+    "samples": """
+        The worst and the best of {lines:,} test sentences, by sentence chrF. The alignments show the cross-attention of
+        the last decoder layer, averaged over its heads.""",
+}
+Log = Callable[[str], None]
+
+
+@dataclass
+class Plot:
+    """A figure as the content of its files, and the numbers that it shows."""
+
+    name: str
+    title: str
+    svg: bytes
+    png: bytes
+    numbers: bytes  # JSON
+    width: int  # CSS pixels at which its text is as large as that of the page
+
+
+@dataclass
+class Table:
+    """A table of text cells."""
+
+    name: str
+    title: str
+    head: list[str]
+    rows: list[list[str]]
+
+
+@dataclass
+class Sample:
+    """A translation with its sentence chrF and its alignment."""
+
+    title: str
+    source: str
+    reference: str
+    translation: str
+    plot: Plot
+
+
+@dataclass
+class Section:
+    """A section of the page. Each line of `missing` states what was left out, and how to add it."""
+
+    title: str
+    about: str = ""
+    missing: list[str] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
+    plots: list[Plot] = field(default_factory=list)
+    samples: list[Sample] = field(default_factory=list)
+
+
+def scores_section(runs: Sequence[RunDirectory]) -> Section:
+    """Tabulate the scores in the `scores.json` files of the runs.
+
+    Raises:
+        InputError: a file is not an output of fairseq-resmlp score --json
+    """
+    section = Section("Scores", ABOUT["scores"])
+    rows = []
+    for run in runs:
+        if not run.scores:
+            section.missing.append(
+                f"{run.name} has no scores.json: run scripts/evaluate.sh, or fairseq-resmlp score --json "
+                f"{os.path.join(run.path, 'test', 'scores.json')}"
+            )
+        for path in run.scores:
+            try:
+                with open(path, encoding="utf-8") as file:
+                    report = json.load(file)
+                test = f"{os.path.basename(os.path.dirname(path))} ({report['lines']:,} lines)"
+                rows += [[run.name, test, s["name"], f"{s['value']:.1f}", s["signature"]] for s in report["scores"]]
+            except (ValueError, KeyError, TypeError) as error:
+                raise InputError(f"{path} is not an output of fairseq-resmlp score --json: {error!r}") from error
+    head = ["run", "test set", "score", "value", "signature"]
+    section.tables.append(Table("scores", "Final scores", head, rows))
+    return section
+
+
+def training_section(runs: Sequence[RunDirectory]) -> Section:
+    """Plot the training curves of the runs, one plot per metric."""
+    section = Section("Training")
+    curves = {}
+    for run in runs:
+        try:
+            curves[run.name] = read_training_log(run)
+        except InputError as error:
+            section.missing.append(f"{run.name}: {error}")
+    for metric, (title, unit, logarithmic) in METRICS.items():
+        splits = ("train", "valid") if metric in ("loss", "ppl", "bleu") else ("train",)
+        lines = {
+            name: [
+                (plots.shorten(name) + (", validation" if split == "valid" else ""), *by_split[split][metric])
+                for split in splits
+                if metric in by_split.get(split, {})
+            ]
+            for name, by_split in curves.items()
+        }
+        if any(lines.values()):
+            figure = plots.training_curve(title, unit, lines, logarithmic)
+            numbers = [dict(zip(("run", "updates", "values"), line)) for run in lines.values() for line in run]
+            section.plots.append(_plot(None, f"training.{metric}", figure, {"lines": numbers}))
+        elif curves:
+            hint = ": train with --eval-bleu" if metric == "bleu" else ""
+            section.missing.append(f"{title} not found in any training log{hint}")
+    return section
+
+
+def run_sections(
+    run: RunDirectory, sentences: int, with_pruning: bool, log: Log
+) -> tuple[list[Section], list[list[str]]]:
+    """Return the sections on one model, and its rows of the table of scores.
+
+    Args:
+        sentences: maximum number of test and of validation sentences; 0 leaves out samples and pruning
+        with_pruning: measure the effect of pruning, too
+        log: called with a line about the progress
+    """
+    try:
+        cfg, task, model = run.load()
+    except InputError as error:
+        return [Section(f"{run.name}: model", missing=[str(error)])], []
+    samples, pruning = Section(f"{run.name}: sample translations"), Section(f"{run.name}: pruning")
+    rows: list[list[str]] = []
+    median: dict[str, int] = {}
+    try:
+        if sentences == 0:
+            raise InputError("not requested (--sentences 0)")
+        evaluation = EvaluationSet(run, cfg, task, sentences)
+    except InputError as error:
+        samples.missing = pruning.missing = [str(error)]
+    else:
+        median = dict(zip(("encoder", "decoder"), evaluation.median_lengths))
+        log(f"{run.name}: translating")
+        translations = evaluation.translate(model)
+        value, signature = evaluation.bleu(translations)
+        test = f"{evaluation.test}, first {len(evaluation.sources):,} lines"
+        rows.append([run.name, test, "sacreBLEU", f"{value:.1f}", signature])
+        samples = samples_section(run, evaluation, translations)
+        if with_pruning:
+            pruning = pruning_section(run, model, evaluation, signature, log)
+        else:
+            pruning.missing = ["not requested (--no-pruning)"]
+    weights = [mixing_section(run, model, median), sparsity_section(run, model), scales_section(run, model)]
+    return [*weights, pruning, samples], rows
+
+
+def mixing_section(run: RunDirectory, model: nn.Module, median: dict[str, int]) -> Section:
+    """Show the mixing matrices A of each layer.
+
+    Args:
+        median: median length of the validation sentences by stack, if known
+    """
+    section = Section(f"{run.name}: token mixing")
+    matrices = statistics.mixings(model)
+    if not matrices:
+        section.missing.append("the layers of this model have no matrix A (see --token-mixing)")
+        return section
+    section.about = ABOUT["mixing"]
+    rows: list[list[str]] = []
+    shares: dict[str, list[plots.Line]] = {"encoder": [], "decoder": []}
+    for (stack, number), heads in statistics.by_layer(matrices).items():
+        layer = f"{stack} layer {number}"
+        L, N = max(mixing.L for mixing in heads), len(heads[0].A)
+        A = np.array([mixing.A[:L, :L] for mixing in heads])  # h x L x L
+        offsets = [statistics.by_offset(one, stack == "decoder") for one in A]
+        shares[stack].append((layer, range(2, L + 1), np.mean([statistics.convolution_by_length(one) for one in A], 0)))
+        parts = {f"all {L} visited (N = {N})": L}
+        if stack in median:
+            parts[f"first {median[stack]} (median sentence)"] = median[stack]
+        for positions, n in parts.items():
+            per_head = [
+                (
+                    statistics.convolution_share(one),
+                    statistics.mean_distance(one),
+                    *statistics.directions(one).values(),
+                )
+                for one in A[:, :n, :n]
+            ]
+            explained, distance, *energy = np.mean(per_head, 0)
+            rows.append([layer, positions, _percent(explained), f"{distance:.1f}", *map(_percent, energy)])
+        numbers = {"A": A[0] if len(heads) == 1 else A, "causal": stack == "decoder"}
+        section.plots.append(_plot(run, f"map.{layer}", plots.interaction_map(layer, heads), numbers))
+        if len(heads) == 1:
+            share = statistics.convolution_share(A[0])
+            section.plots += [
+                _plot(run, f"rows.{layer}", plots.rows(heads[0]), {"positions": plots.POSITIONS, "A": A[0]}),
+                _plot(run, f"offsets.{layer}", plots.offsets(heads[0], offsets[0], share), offsets[0]._asdict()),
+            ]
+        else:
+            numbers = {"heads": [head._asdict() for head in offsets]}
+            section.plots.append(_plot(run, f"offsets.{layer}", plots.offsets_of_heads(layer, offsets), numbers))
+    for stack, lines in shares.items():
+        figure = plots.convolution(stack, lines, median.get(stack))
+        numbers = {"lines": [dict(zip(("layer", "n", "share"), line)) for line in lines], "median": median.get(stack)}
+        section.plots.append(_plot(run, f"convolution.{stack}", figure, numbers))
+    head = ["layer", "positions", "energy explained by one weight per offset", "mean distance (tokens)"]
+    head += ["energy on earlier positions", "on the diagonal", "on later positions"]
+    section.tables.append(Table(_file_name(run, "layers"), "Matrix A by layer", head, rows))
+    return section
+
+
+def sparsity_section(run: RunDirectory, model: nn.Module) -> Section:
+    """Show the share of small entries of A, B and C."""
+    layers = statistics.sparsities(model)
+    section = Section(f"{run.name}: sparsity", ABOUT["sparsity"])
+    head = ["layer", "A, visited", "A, all N x N", "B", "C"]
+    rows = [[f"{f.stack} layer {f.layer}", *map(_percent, (f.A_visited, f.A_all, f.B, f.C))] for f in layers]
+    section.tables.append(Table(_file_name(run, "sparsity.table"), "Share of small entries", head, rows))
+    section.plots.append(_plot(run, "sparsity", plots.sparsity(layers), {"layers": layers}))
+    return section
+
+
+def scales_section(run: RunDirectory, model: nn.Module) -> Section:
+    """Show the magnitude of alpha before and after each sublayer."""
+    section = Section(f"{run.name}: scales", ABOUT["scales"])
+    medians: dict[tuple[str, str], dict[str, str]] = {}
+    for place, initial in (("post", POST_ALPHA), ("pre", 1.0)):
+        alphas = [scale for scale in statistics.scales(model) if scale.place == place]
+        numbers = {"scales": alphas, "start": initial}
+        section.plots.append(_plot(run, f"scales.{place}", plots.scales(alphas, initial), numbers))
+        for scale in alphas:
+            key = (f"{scale.stack} layer {scale.layer}", plots.SUBLAYERS[scale.sublayer])
+            medians.setdefault(key, {})[place] = f"{np.median(np.abs(scale.alpha)):.3f}"
+    rows = [[*key, by_place.get("pre", ""), by_place["post"]] for key, by_place in medians.items()]
+    head = ["layer", "sublayer", "before the sublayer", "after the sublayer"]
+    section.tables.append(Table(_file_name(run, "scales.table"), "Median of |alpha|", head, rows))
+    return section
+
+
+def pruning_section(
+    run: RunDirectory, model: nn.Module, evaluation: EvaluationSet, signature: str, log: Log
+) -> Section:
+    """Measure BLEU and perplexity without the small entries of A, or of B and C."""
+    kinds, missing = {"A": mixing_weights, "B and C": feed_forward_weights}, []
+    try:
+        mixing_weights(model)
+    except InputError as error:
+        missing.append(str(error))
+        del kinds["A"]
+    scores: dict[str, list[PrunedScores]] = {kind: [] for kind in kinds}
+    for kind, weights in kinds.items():
+        for point in evaluation.prune(model, weights, THRESHOLDS):
+            scores[kind].append(point)
+            log(
+                f"{run.name}: {kind} pruned with threshold {point.threshold:g}: {point.removed:.0%} removed, "
+                f"BLEU {point.bleu:.1f}, perplexity {point.perplexity:.2f}"
+            )
+    sizes = {"lines": len(evaluation.sources), "pairs": len(evaluation.pairs)}
+    about = ABOUT["pruning"].format(test=evaluation.test, beam=BEAM, signature=signature, **sizes)
+    section = Section(f"{run.name}: pruning", about, missing)
+    for metric, title, unit in (
+        ("bleu", "BLEU", f"BLEU, {len(evaluation.sources):,} test sentences"),
+        ("perplexity", "Perplexity", "2^(bits per validation target token)"),
+    ):
+        curves = [
+            (kind, [p.removed for p in points], [getattr(p, metric) for p in points]) for kind, points in scores.items()
+        ]
+        figure = plots.pruning(f"{title} after pruning", unit, curves, metric == "perplexity")
+        section.plots.append(_plot(run, f"pruning.{metric}", figure, {"points": scores}))
+    rows = [
+        [kind, f"{p.threshold:g}", _percent(p.removed), f"{p.bleu:.1f}", f"{p.perplexity:.2f}"]
+        for kind, points in scores.items()
+        for p in points
+    ]
+    head = ["pruned", "threshold", "removed", "BLEU", "perplexity"]
+    section.tables.append(Table(_file_name(run, "pruning.table"), "Scores by threshold", head, rows))
+    return section
+
+
+def samples_section(
+    run: RunDirectory, evaluation: EvaluationSet, translations: Sequence[AlignedTranslation]
+) -> Section:
+    """Show the worst and the best translations by sentence chrF. Empty source lines are skipped."""
+    sources, references = evaluation.sources, evaluation.references
+    section = Section(f"{run.name}: sample translations", ABOUT["samples"].format(lines=len(sources)))
+    chrf = CHRF()
+    values = [chrf.sentence_score(t.text, [reference]).score for t, reference in zip(translations, references)]
+    order = sorted((i for i, source in enumerate(sources) if source.strip()), key=lambda i: values[i])
+    worst, best = order[:SAMPLES], [i for i in order[::-1][:SAMPLES] if i not in order[:SAMPLES]]
+    for kind, chosen in (("Worst", worst), ("Best", best)):
+        for number, i in enumerate(chosen, 1):
+            translation = translations[i]
+            title = f"{kind} {number}: chrF {values[i]:.1f}"
+            figure = plots.alignment(title, translation.source, translation.target, translation.attention)
+            numbers = {"chrF": values[i], "line": i + 1, "reference": references[i], **translation._asdict()}
+            plot = _plot(run, f"alignment.{kind}.{number}".lower(), figure, numbers)
+            section.samples.append(Sample(title, sources[i], references[i], translation.text, plot))
+    return section
+
+
+def to_json(value: Any) -> bytes:
+    """Return JSON of arrays and plain data. Floats have 5 significant digits; non-finite ones become null."""
+    return (json.dumps(_to_plain(value), ensure_ascii=False) + "\n").encode("utf-8", "replace")
+
+
+def _to_plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return _to_plain(value.tolist())
+    if isinstance(value, float):
+        return float(f"{value:.5g}") if math.isfinite(value) else None
+    if hasattr(value, "_asdict"):
+        value = value._asdict()
+    if isinstance(value, dict):
+        return {name: _to_plain(item) for name, item in value.items()}
+    return [_to_plain(item) for item in value] if isinstance(value, (list, tuple, range)) else value
+
+
+def _plot(run: RunDirectory | None, name: str, figure: plots.Figure, numbers: dict[str, Any]) -> Plot:
+    title = str(figure.get_label() or figure.axes[0].get_title()).replace("\n", " ")
+    width = round(96 * figure.get_size_inches()[0])
+    numbers_json = to_json({"title": title, **numbers})
+    return Plot(_file_name(run, name), title, numbers=numbers_json, width=width, **plots.render(figure))
+
+
+def _file_name(run: RunDirectory | None, name: str) -> str:
+    return re.sub(r"[^\w.-]+", "-", f"{run.name}.{name}" if run else name)
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None or math.isnan(share) else f"{100 * share:.0f}%"

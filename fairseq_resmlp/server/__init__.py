@@ -1,0 +1,1 @@
+"""Web page for translation (`fairseq-resmlp serve`). Needs Gradio, but not fairseq."""

@@ -1,0 +1,63 @@
+"""Tables of the benchmark's JSON files, as rows of cells.
+
+scripts/update_tables.py loads this file, so it imports neither fairseq nor torch.
+"""
+
+from statistics import median
+from typing import Any
+
+Table = list[list[str]]
+
+
+def speed(found: dict[str, Any]) -> Table:
+    """Return a header and a row per ratio. Tokens per second are shown only for GPUs."""
+    gpu = bool(found["machine"]["gpu"])
+    head = ["measurement", "baseline", "ratio, median (min to max)", "target", ""]
+    table = [head + (["tokens per second"] if gpu else [])]
+    for row in found["rows"]:
+        ratio, target = row["ratio"], row["target"]
+        cells = [row["what"], row["against"], f"{ratio['median']:.2f} ({ratio['min']:.2f} to {ratio['max']:.2f})"]
+        if target:
+            cells += [f"{target['bound']} {target['value']:g}", "reached" if row["reached"] else "not reached"]
+        else:
+            cells += ["", ""]
+        if gpu:
+            timed = row["part"] in ("train", "generate")
+            cells.append(f"{row['tokens'] / median(row['measured'][row['below']]):,.0f}" if timed else "")
+        table.append(cells)
+    return table
+
+
+def breakdown(found: dict[str, Any]) -> Table:
+    """Return a header and a row per profiled run, with the shares of its time."""
+    functions = list(found["breakdown"][0]["floor_fraction"]) if found["breakdown"] else []
+    head = ["measurement", "model", "matrix products", "other operators", "Python and dispatch"]
+    table = [head + [f"matrix products alone, {name.rsplit('.', 1)[1]}" for name in functions]]
+    for part in found["breakdown"]:
+        shares = [part[name] / part["ms"] for name in ("matrix_ms", "other_ms", "python_ms")]
+        shares += [part["floor_fraction"][name] for name in functions]
+        table.append([part["what"], part["of"], *(f"{share:.0%}" for share in shares)])
+    return table
+
+
+def about(found: dict[str, Any]) -> str:
+    """Return one line with the number of pairs, the machine, the versions and the date."""
+    machine, versions, settings = found["machine"], found["versions"], found["settings"]
+    names = ("torch", "fairseq", "numpy", "ctranslate2", "fairseq-resmlp")
+    parts = [
+        f"{settings['pairs']} pairs",
+        *([f"ResMLP with {settings['resmlp']}"] if settings.get("resmlp") else []),
+        *([machine["gpu"]] if machine["gpu"] else []),
+        f"{machine['cpu']} ({', '.join(machine['flags'])})",
+        f"{machine['threads']} threads",
+        *(f"{name} {versions[name]}" for name in names if versions[name]),
+        found["date"][:10],
+    ]
+    return ", ".join(parts)
+
+
+def aligned(table: Table) -> str:
+    """Return a table as text for a terminal."""
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in table)
+    return "".join(f"{line.rstrip()}\n" for line in lines)

@@ -1,0 +1,28 @@
+"""Helpers for tests of the inference network."""
+
+import torch
+
+from fairseq_resmlp.inference.beam_search import SearchOptions
+from fairseq_resmlp.inference.network import Network
+from fairseq_resmlp.model.export import to_inference_weights
+
+LAYER_NORM = {"normalization": "layer"}
+SHORT = SearchOptions(beam=2, max_len_b=10)  # of the golden model, which rarely ends a sentence by itself
+
+
+def make_network(model, dtype="float32"):
+    """Convert a model for inference."""
+    return Network(*to_inference_weights(model), dtype)
+
+
+def teacher_forced_log_probs(network, source, target):
+    """Return the log-probabilities of each target position, B x T x V, computed one step at a time."""
+    cache = network.encode(source)
+    B, T = target.shape
+    store, ancestors = network.allocate_store(T, B), torch.empty(B, 0, dtype=torch.long)
+    steps = []
+    for t in range(T):
+        x = network.step(target[:, t], t, ancestors, store, cache)
+        steps.append(network.output.linear(x)[:, : network.config.decoder_vocab_size].log_softmax(-1))
+        ancestors = torch.cat([ancestors, torch.arange(B)[:, None] + t * B], 1)
+    return torch.stack(steps, 1)

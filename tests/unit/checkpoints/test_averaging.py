@@ -1,0 +1,89 @@
+"""Averaging of checkpoints."""
+
+import re
+
+import pytest
+import torch
+
+from fairseq_resmlp.checkpoints.averaging import average_checkpoints
+from fairseq_resmlp.common.errors import InputError
+from support.commands import run
+from support.models import make_model, make_task
+from support.paths import PLUGIN
+
+
+def save(path, model, **extra):
+    torch.save({"model": model.state_dict(), "last_optimizer_state": {"state": {}}, **extra}, path)
+    return str(path)
+
+
+def test_every_parameter_is_the_mean(tmp_path):
+    models = [make_model(seed=seed) for seed in range(3)]
+    paths = [save(tmp_path / f"{i}.pt", model, number=i) for i, model in enumerate(models)]
+    state = average_checkpoints(paths)
+    assert all(torch.equal(state["model"][name], value) for name, value in models[0].named_buffers())
+    for name in dict(models[0].named_parameters()):
+        value = state["model"][name]
+        expected = sum(model.state_dict()[name].double() for model in models) / 3
+        torch.testing.assert_close(value, expected.float())
+        assert value.dtype == torch.float32
+    assert state["number"] == 2
+    assert state["last_optimizer_state"] is None
+
+
+def test_another_architecture_is_rejected_by_name(tmp_path):
+    one = save(tmp_path / "one.pt", make_model())
+    wider = save(tmp_path / "wider.pt", make_model(encoder_ffn_embed_dim=64))
+    with pytest.raises(InputError, match=r"encoder.layers.0.ffn.B.weight is \(64, 16\) in .*wider.pt and \(32, 16\)"):
+        average_checkpoints([one, wider])
+    deeper = save(tmp_path / "deeper.pt", make_model(encoder_layers=3))
+    message = r"deeper.pt and .*one.pt have different parameters, for example encoder.layers.2"
+    with pytest.raises(InputError, match=message):
+        average_checkpoints([one, deeper])
+
+
+def test_other_files_are_rejected_in_one_line_and_nothing_is_written(tmp_path):
+    (tmp_path / "text.pt").write_text("not a checkpoint")
+    done = run("fairseq-resmlp", "average", tmp_path / "text.pt", "--output", tmp_path / "out.pt", check=False)
+    assert done.returncode != 0
+    assert done.stderr.startswith(f"Error: {tmp_path}/text.pt is not a checkpoint")
+    assert len(done.stderr.splitlines()) == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["text.pt"]
+
+
+def test_checkpoints_of_different_dictionaries_are_rejected(tmp_path):
+    one = save(tmp_path / "one.pt", make_model())
+    other = save(tmp_path / "other.pt", make_model(make_task_with_another_dictionary()))
+    message = r"other.pt and .*one.pt are from different trainings: decoder.dictionary_version differs"
+    with pytest.raises(InputError, match=message):
+        average_checkpoints([one, one, other])
+
+
+def test_checkpoints_with_and_without_dictionary_hashes_can_be_averaged(tmp_path):
+    model = make_model()
+    new = save(tmp_path / "new.pt", model)
+    old = {name: value for name, value in model.state_dict().items() if "dictionary" not in name}
+    torch.save({"model": old}, tmp_path / "old.pt")
+    for paths in ([str(tmp_path / "old.pt"), new], [new, str(tmp_path / "old.pt")]):
+        state = average_checkpoints(paths)["model"]
+        assert all(torch.equal(state[name], value) for name, value in model.state_dict().items())
+
+
+def make_task_with_another_dictionary():
+    task = make_task()
+    task.src_dict.symbols[5] = "another"
+    return task
+
+
+def test_an_average_translates_and_its_decoder_stays_triangular(trained, tmp_path):
+    checkpoints = [trained / "checkpoints" / f"checkpoint{epoch}.pt" for epoch in (2, 3)]
+    run("fairseq-resmlp", "average", *checkpoints, "--output", tmp_path / "average.pt")
+    for name, value in torch.load(tmp_path / "average.pt")["model"].items():
+        if re.fullmatch(r"decoder\.layers\.\d+\.mixing\.A", name):
+            assert (value.triu(1) == 0).all()
+            assert value.any()
+    done = run(
+        *("fairseq-generate", trained / "data-bin", "--user-dir", PLUGIN, "--cpu", "--beam", "4"),
+        *("--path", tmp_path / "average.pt"),
+    )
+    assert len(re.findall(r"^H-", done.stdout, re.M)) == 21

@@ -1,0 +1,137 @@
+"""The commands `fairseq-resmlp export` and `fairseq-resmlp translate`, the latter also without fairseq."""
+
+import io
+import os
+import re
+import site
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from fairseq_resmlp.cli.main import main
+from fairseq_resmlp.cli.options import progress_bar
+from support.commands import run
+from support.paths import GOLDEN, ROOT
+from support.texts import PLAIN
+
+LINES = [PLAIN, "Two dogs.", "", "A man sees a dog and a cat.", f"{PLAIN} {PLAIN}"]
+SHORT = ("--beam", "2", "--max-len-b", "10")  # the options of the fixture `translator`
+
+
+def run_command(*arguments):
+    return CliRunner().invoke(main, list(map(str, arguments)))
+
+
+@pytest.fixture(scope="module")
+def run_without_fairseq(tmp_path_factory):
+    """Function that runs fairseq-resmlp in an environment without fairseq and the packages that only fairseq needs."""
+    packages = tmp_path_factory.mktemp("packages")
+    for path in filter(os.path.isdir, site.getsitepackages()):  # Debian's Python lists directories that do not exist
+        for entry in Path(path).iterdir():
+            if not re.match(r"fairseq|__editable__|omegaconf|hydra|sacrebleu|numpy|tqdm|.*\.pth$", entry.name):
+                (packages / entry.name).symlink_to(entry)
+    (packages / "fairseq_resmlp").symlink_to(ROOT / "fairseq_resmlp")
+    start = (sys.executable, "-S", "-c", "from fairseq_resmlp.cli.main import main; main(prog_name='fairseq-resmlp')")
+    return lambda *words, **options: run(*start, *words, env={"PYTHONPATH": str(packages)}, **options)
+
+
+def test_translate_works_without_fairseq(run_without_fairseq, exported_models, translator, tmp_path):
+    lines = [PLAIN, "", "  ", "A boy hopes.", "\u2028", PLAIN]
+    (tmp_path / "input").write_bytes("\n".join(lines).encode() + b"\n\xff")
+    options = ("translate", exported_models / "float32", *SHORT, "--threads", "1")
+    piped = run_without_fairseq(*options, stdin=(tmp_path / "input").read_bytes())
+    assert piped.stdout.split("\n") == [*translator(lines), *translator(["\ufffd"]), ""]
+    assert "line 7 is not valid UTF-8" in piped.stderr
+    run_without_fairseq(*options, "--input", tmp_path / "input", "--output", tmp_path / "output")
+    assert (tmp_path / "output").read_text(encoding="utf-8") == piped.stdout
+
+
+def test_commands_that_need_fairseq_report_that_in_one_line(run_without_fairseq, tmp_path):
+    done = run_without_fairseq("export", GOLDEN, tmp_path / "model", check=False)
+    assert done.returncode == 1
+    message = "Error: this command requires fairseq, which is not installed: .*"
+    assert re.fullmatch(message, done.stderr.splitlines()[-1])
+
+
+def test_a_pipe_is_read_once_and_completely(exported_models, translator, tmp_path):
+    pipe, out = tmp_path / "pipe", tmp_path / "out"
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(pipe.write_text, "".join(f"{line}\n" for line in LINES), "utf-8")
+        done = run_command("translate", exported_models / "float32", "--input", pipe, "--output", out, *SHORT)
+    assert done.exit_code == 0, done.output
+    assert out.read_text(encoding="utf-8").split("\n")[:-1] == translator(LINES)
+
+
+def test_translate_writes_to_a_pipe(exported_models, translator, tmp_path):
+    (tmp_path / "input").write_text(f"{PLAIN}\n")
+    os.mkfifo(tmp_path / "pipe")
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit((tmp_path / "pipe").read_text, "utf-8")
+        files = ("--input", tmp_path / "input", "--output", tmp_path / "pipe")
+        done = run_command("translate", exported_models / "float32", *files, *SHORT)
+    assert done.exit_code == 0, done.output
+    assert reading.result() == f"{translator([PLAIN])[0]}\n"
+    assert (tmp_path / "pipe").is_fifo()
+
+
+def test_the_input_is_not_overwritten(exported_models, tmp_path):
+    text = tmp_path / "text"
+    text.write_text("Hello.\n")
+    done = run_command("translate", exported_models / "float32", "--input", text, "--output", text)
+    assert done.exit_code == 1 and "would overwrite its own input" in done.output
+    assert text.read_text() == "Hello.\n"
+
+
+def test_the_progress_bar_counts_lines_on_a_terminal_even_without_a_total(monkeypatch):
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setattr(sys, "stderr", terminal)
+    for length, shown in ((20, "10/20"), (None, "10")):
+        with progress_bar(length) as advance:
+            advance(10)
+        assert shown in terminal.getvalue()
+        assert "/0" not in terminal.getvalue()
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--dtype", "float16"], "float16 is not supported on device cpu"),
+        (["--device", "cuda"], "--device cuda is not available"),
+        (["--device", "gpu"], "--device gpu is not available"),
+        (["--lenpen", "nan"], "--lenpen nan is out of range: use a number from -10 to 10"),
+        (["--lenpen=-100000"], "--lenpen -100000.0 is out of range: use a number from -10 to 10"),
+        (["--max-len-a", "nan"], "--max-len-a nan is out of range: use a number from 0 to 1000"),
+        (["--max-len-b", "0"], "the minimum length 1 exceeds the maximum length 0"),
+    ],
+)
+def test_translate_refuses_invalid_options_in_one_line(options, message, exported_models, tmp_path):
+    if "cuda" in options and torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    (tmp_path / "input").write_text("a\n")
+    threads = ["--threads", torch.get_num_threads()]
+    done = run_command("translate", exported_models / "int8", "--input", tmp_path / "input", *threads, *options)
+    assert done.exit_code == 1
+    assert done.output.startswith("Error: ") and message in done.output and done.output.count("\n") == 1
+
+
+def test_export_reports_languages_dtype_and_size(tmp_path):
+    done = run_command("export", GOLDEN, tmp_path / "model")
+    assert done.exit_code == 0, done.output
+    size = sum(file.stat().st_size for file in (tmp_path / "model").iterdir()) / 1e6
+    assert done.output.splitlines()[-1] == f"{tmp_path / 'model'}: en-de, int8, {size:,.1f} MB"
+    done = run_command("export", GOLDEN, tmp_path / "model")
+    assert done.exit_code == 1 and "model already exists: choose another directory" in done.output
+
+
+def test_translate_refuses_models_of_older_versions_in_one_line(tmp_path):
+    (tmp_path / "config.json").write_text('{"version": 3}')
+    done = run_command("translate", tmp_path)
+    assert done.exit_code == 1
+    expected = f"Error: {tmp_path} has format version 3, but this program reads version 4: export it again\n"
+    assert done.output == expected

@@ -1,0 +1,55 @@
+"""Matrices in 8 bits differ from the originals by rounding only."""
+
+import torch
+from torch.nn import functional as F
+
+from fairseq_resmlp.inference import network as network_module
+from fairseq_resmlp.inference import quantization
+from fairseq_resmlp.inference.network import PAD, Network
+from fairseq_resmlp.inference.quantization import QuantizedMatrix, quantize
+from fairseq_resmlp.model.export import to_inference_weights
+from support.inference import teacher_forced_log_probs
+from support.models import make_batch, make_model, make_sentences, make_task
+
+
+def test_quantization_error_is_at_most_half_a_step():
+    matrix = torch.randn(30, 50, generator=torch.Generator().manual_seed(1)) * torch.logspace(-3, 3, 30)[:, None]
+    matrix[7] = 0
+    quantized = quantize(matrix)
+    assert quantized.rows.dtype == torch.int8
+    assert ((quantized.float() - matrix).abs() <= 0.5001 * quantized.scale[:, None]).all()
+    assert (quantized.scale <= matrix.abs().amax(1) / 127 + 1e-30).all()
+
+
+@torch.inference_mode()
+def make_simulated_linear(weight, bias, dtype):
+    """Replace `make_linear` in int8 by float32 products of the rounded values."""
+    matrix = (weight if isinstance(weight, QuantizedMatrix) else quantize(weight)).float()
+    top = 127 if quantization.REDUCE_RANGE else 255
+
+    def linear(x):
+        low, high = min(float(x.min()), 0.0), max(float(x.max()), 0.0)
+        step = (high - low) / top
+        return F.linear(torch.fake_quantize_per_tensor_affine(x, step, round(-low / step), 0, top), matrix, bias)
+
+    return linear
+
+
+def test_int8_differs_from_float32_by_rounding_only(monkeypatch):
+    """Activations are rounded to the number of bits that this CPU supports. Rounding to 8 bits changes little."""
+    # large enough that one layer uses oneDNN; the others use fbgemm
+    model = make_model(make_task(words=5000), decoder_embed_dim=64, decoder_ffn_embed_dim=128)
+    weights = to_inference_weights(model)
+    batch = make_batch(make_sentences(5), make_sentences(5, seed=1), left_pad_source=False)["net_input"]
+    real = batch["prev_output_tokens"].ne(PAD)
+
+    def log_probs(dtype):
+        network = Network(*weights, dtype)
+        return teacher_forced_log_probs(network, batch["src_tokens"], batch["prev_output_tokens"])[real]
+
+    exact, quantized = log_probs("float32"), log_probs("int8")
+    monkeypatch.setattr(network_module, "make_linear", make_simulated_linear)
+    assert (quantized - exact).abs().max() > 0
+    assert (quantized - log_probs("int8")).abs().max() < 0.001 * exact.std()
+    monkeypatch.setattr(quantization, "REDUCE_RANGE", False)
+    assert (exact - log_probs("int8")).abs().max() < 0.045 * exact.std()
