@@ -1,5 +1,5 @@
-# What the other scripts share: options, set-up, the corpus. Sourced, not run; the
-# script has named what it takes in `accepts`: ARCH or TABLE, if it has a second argument, and its options.
+# Shared by the other scripts: option parsing, environment setup, corpus settings. This file is sourced, not run. The
+# script that sources it sets `accepts` to its options, preceded by ARCH or TABLE if it has such an argument.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
@@ -9,14 +9,14 @@ fail() {
 }
 
 usage() {
-    # The comment at the head of the script
+    # The comment at the top of the script
     sed -n '2,/^[^#]/ { s/^# \{0,1\}//p }' "$0"
     exit "${1:-0}"
 }
 
 step() { printf '\n== %s\n' "$*"; }
 
-# run COMMAND...: print it as it could be typed, then run it.
+# run COMMAND...: print the command in a form that can be pasted into a shell, then run it.
 run() {
     printf '$'
     printf ' %q' "$@"
@@ -24,27 +24,27 @@ run() {
     "$@"
 }
 
-# once FOLDER COMMAND...: COMMAND makes FOLDER.part, which becomes FOLDER when it is whole. Nothing if FOLDER is there.
+# once DIR COMMAND...: run COMMAND, which creates DIR.part, then rename that to DIR. Skipped if DIR exists.
 once() {
-    local folder=$1
+    local dir=$1
     shift
-    if [ -e "$folder" ]; then
-        echo "$folder is done"
+    if [ -e "$dir" ]; then
+        echo "$dir exists, skipped"
         return
     fi
-    rm -rf "$folder.part"
+    rm -rf "$dir.part"
     "$@"
-    mv "$folder.part" "$folder"
+    mv "$dir.part" "$dir"
 }
 
-# no_one_else_in FOLDER: stop if another run works in it. The lock goes with the last process that holds it.
-no_one_else_in() {
+# lock_directory DIR: fail if another run uses DIR. The lock is released with the last process that holds it.
+lock_directory() {
     mkdir -p "$1"
     exec 9> "$1/.lock"
-    flock -n 9 || fail "another run is working in $1"
+    flock -n 9 || fail "another run is using $1"
 }
 
-# option NAME DEFAULT: the value that OPTION... give it, the last one as for fairseq.
+# option NAME DEFAULT: print the value of NAME in OPTION..., the last one if repeated, as in fairseq.
 option() {
     local i value=$2
     for ((i = 0; i < ${#options[@]}; i++)); do
@@ -56,8 +56,8 @@ option() {
     echo "$value"
 }
 
-# forget NAME...: leave these options and their values out of OPTION...
-forget() {
+# remove_options NAME...: remove these options and their values from OPTION...
+remove_options() {
     local i kept=()
     for ((i = 0; i < ${#options[@]}; i++)); do
         case " $* " in
@@ -69,34 +69,37 @@ forget() {
     options=("${kept[@]}")
 }
 
-# content_of FILE[:FILE...]: the SHA-256 of each, joined by colons
-content_of() {
+# sha256_of FILE[:FILE...]: print the SHA-256 of each file, joined by colons.
+sha256_of() {
     local files
     IFS=: read -ra files <<< "$1"
     sha256sum "${files[@]}" | cut -d' ' -f1 | paste -sd:
 }
 
-# test_sets: the names of the splits that are neither train nor valid, in order
+# test_sets: print the splits that are neither train nor valid, in order.
 test_sets() {
     local i
-    for ((i = 0; i < ${#texts[@]}; i += 3)); do echo "${texts[i]}"; done | awk '$0 != "train" && $0 != "valid" && !seen[$0]++'
+    for ((i = 0; i < ${#texts[@]}; i += 3)); do echo "${texts[i]}"; done |
+        awk '$0 != "train" && $0 != "valid" && !seen[$0]++'
 }
 
-# same_settings FILE SETTINGS: stop if FILE, beside which work is kept, holds other settings.
-same_settings() {
+# require_same_settings FILE SETTINGS: write FILE, or fail if it contains other settings.
+require_same_settings() {
     if [ ! -e "$1" ]; then
         echo "$2" > "$1.part"
         mv "$1.part" "$1"
     fi
-    [ "$(cat "$1")" = "$2" ] || fail "$(dirname "$1") was begun with other settings, listed in $1: choose another folder," \
-        "remove the folder, or remove that file to go on all the same. The settings now: $2"
+    [ "$(cat "$1")" = "$2" ] || fail "$(dirname "$1") was created with different settings, listed in $1: choose" \
+        "another directory, remove the directory, or remove that file to continue anyway. Current settings: $2"
 }
 
-corpus='' second='' name='' from='' mirror='' out='' data='' against='' teacher='' into='' table='' seeds='' jobs='' options=()
+corpus='' second='' name='' from='' mirror='' out='' data='' baseline='' teacher='' into='' table='' seeds='' jobs=''
+options=()
 while [ $# -gt 0 ]; do
     case $1 in
         -h | --help) usage ;;
-        -*) [[ " $accepts " == *" $1 "* ]] || fail "unknown option $1: $0 --help lists what there is" ;;&
+        --against) [[ " $accepts " != *" --baseline "* ]] || fail "--against was renamed to --baseline" ;;&
+        -*) [[ " $accepts " == *" $1 "* ]] || fail "unknown option $1; see $0 --help" ;;&
         --)
             shift
             options=("$@")
@@ -113,7 +116,7 @@ while [ $# -gt 0 ]; do
             elif [ -z "$second" ] && [[ $accepts =~ ^(ARCH|TABLE) ]]; then
                 second=$1
             else
-                fail "one argument too many: $1"
+                fail "unexpected argument: $1"
             fi
             ;;
     esac
@@ -121,25 +124,26 @@ while [ $# -gt 0 ]; do
 done
 [ -n "$corpus" ] || usage 2
 
-# A name of examples/, or any folder with a corpus.sh
+# A name in examples/, or any directory with a corpus.sh
 corpus_argument=$corpus
-folder=$root/examples/$corpus
-[ -f "$corpus/corpus.sh" ] && folder=$(realpath "$corpus")
-corpora=$(cd "$root/examples" && ls -d ./*/corpus.sh | sed 's|^\./||; s|/corpus.sh||' | tr '\n' ' ')
-[ -f "$folder/corpus.sh" ] || fail "no corpus $corpus: there are ${corpora% }, and any folder with a corpus.sh"
-. "$folder/corpus.sh"
-corpus=$(basename "$folder")
+corpus_dir=$root/examples/$corpus
+[ -f "$corpus/corpus.sh" ] && corpus_dir=$(realpath "$corpus")
+corpora=$(cd "$root/examples" && ls -d ./*/corpus.sh | sed 's|^\./||; s|/corpus.sh||' | paste -sd' ')
+[ -f "$corpus_dir/corpus.sh" ] ||
+    fail "corpus $corpus not found: use one of ${corpora// /, }, or a directory with a corpus.sh"
+. "$corpus_dir/corpus.sh"
+corpus=$(basename "$corpus_dir")
 out=${out:-runs/$corpus}
 arch=${second:-$default_arch}
 model=$out/${name:-$arch}
 plugin=$(realpath --relative-to . "$root/fairseq_resmlp")
 
-# An environment with everything that is active, or that of `make demo`.
-complete() {
+# Use the active environment if it is complete, else that of `make demo`.
+environment_is_complete() {
     command -v fairseq-resmlp > /dev/null && python -c 'import importlib.util as u, sys
 sys.exit(not all(map(u.find_spec, ("fairseq", "sacremoses", "tensorboardX"))))'
 }
-if ! complete; then
+if ! environment_is_complete; then
     export PATH=$root/.venv/bin:$PATH
-    complete || make -C "$root" --no-print-directory .venv/installed-reproduce
+    environment_is_complete || make -C "$root" --no-print-directory .venv/installed-reproduce
 fi

@@ -1,67 +1,69 @@
 #!/usr/bin/env bash
-# Average the last checkpoints, take the perplexity on the validation set, translate the test sets with beam search,
-# and score them, saying which BLEU each is.
+# Average the last checkpoints, compute the perplexity on the validation set, translate the test sets with beam search,
+# and score the translations.
 #
-#   scripts/evaluate.sh CORPUS [ARCH] [--name NAME] [--out DIR] [--against FILE] [-- OPTION...]
+#   scripts/evaluate.sh CORPUS [ARCH] [--name NAME] [--out DIR] [--baseline FILE] [-- OPTION...]
 #
-#   ARCH             the architecture that was trained (default: the corpus' own)
-#   --name NAME      the name that train.sh was given (default: ARCH)
-#   --out DIR        where prepare.sh and train.sh wrote (default: runs/CORPUS)
-#   --against FILE   another system's translation of the first test set: compare by paired bootstrap
+#   ARCH             architecture that was trained (default: default_arch of the corpus)
+#   --name NAME      name that was passed to train.sh (default: ARCH)
+#   --out DIR        output directory of prepare.sh and train.sh (default: runs/CORPUS)
+#   --baseline FILE  another system's translation of the first test set, to compare with by paired bootstrap
 #   OPTION...        more options for fairseq-generate
 #
-# For each test set it writes a folder DIR/NAME/TEST with the translation, scores.txt and scores.json, in place of one by
-# another model or with other options.
-accepts='ARCH --name --out --against --'
+# The translation, scores.txt and scores.json of each test set are written to DIR/NAME/TEST. Results of another model or
+# of other options in that directory are replaced.
+accepts='ARCH --name --out --baseline --'
 . "$(dirname "$0")/common.sh"
-mapfile -t checkpoints < <(find "$model/checkpoints" -name 'checkpoint_*_*.pt' 2> /dev/null | sort -V | tail -n "$average")
-[ ${#checkpoints[@]} -gt 0 ] || fail "no checkpoints in $model/checkpoints: scripts/train.sh $corpus $arch writes one" \
-    "after every $save_updates updates"
-no_one_else_in "$model"
+mapfile -t checkpoints < <(
+    find "$model/checkpoints" -name 'checkpoint_*_*.pt' 2> /dev/null | sort -V | tail -n "$average"
+)
+[ ${#checkpoints[@]} -gt 0 ] || fail "no checkpoints found in $model/checkpoints: scripts/train.sh $corpus $arch" \
+    "writes one every $save_updates updates"
+lock_directory "$model"
 
-step "$corpus, ${name:-$arch} 1/3: the mean of ${#checkpoints[@]} checkpoints"
+step "$corpus, ${name:-$arch} 1/3: average ${#checkpoints[@]} checkpoints"
 mean=$model/average${#checkpoints[@]}.pt
 if [ "$mean" -nt "${checkpoints[-1]}" ]; then
-    echo "$mean is done"
+    echo "$mean exists, skipped"
 else
     run fairseq-resmlp average "${checkpoints[@]}" --output "$mean"
 fi
 
 step "$corpus, ${name:-$arch} 2/3: perplexity on the validation set"
 if [ "$model/valid.txt" -nt "$mean" ]; then
-    echo "$model/valid.txt is done"
+    echo "$model/valid.txt exists, skipped"
 else
     run fairseq-validate "$out/data-bin" --user-dir "$plugin" --path "$mean" --task translation --valid-subset valid \
         --max-tokens 4000 2>&1 | tee "$model/valid.txt.part"
     mv "$model/valid.txt.part" "$model/valid.txt"
 fi
 perplexity=$(sed -n "s/.*valid on 'valid' subset.* ppl \([^ ]*\).*/\1/p" "$model/valid.txt")
-[ -n "$perplexity" ] || fail "fairseq-validate gave no perplexity: see $model/valid.txt"
+[ -n "$perplexity" ] || fail "fairseq-validate printed no perplexity: see $model/valid.txt"
 echo "perplexity: $perplexity"
 
 number=''
 for test in $(test_sets); do
-    step "$corpus, ${name:-$arch} 3/3: $test"
+    step "$corpus, ${name:-$arch} 3/3: translate and score $test"
     results=$model/$test
     generate=(fairseq-generate "$out/data-bin" --user-dir "$plugin" --path "$mean" --gen-subset "test$number"
         --beam "$beam" --lenpen "$lenpen" --remove-bpe sentencepiece --max-tokens 4000 "${options[@]}")
     made_by="${generate[*]} $(sha256sum < "$mean")"
     if [ -e "$results" ] && [ "$(cat "$results/made_by")" != "$made_by" ]; then
-        echo "$results is of another model or command: made anew"
+        echo "$results is from another model or command: replacing it"
         rm -rf "$results"
     fi
     translate() {
         run "${generate[@]}" --results-path "$results.part"
-        # Lines H-<sentence> <score> <translation>, longest sentences first: back into the order of the test set
+        # Lines H-<sentence> <score> <translation>, longest first: restore the order of the test set
         grep ^H- "$results.part/generate-test$number.txt" | sed s/^H-// | LC_ALL=C sort -n | cut -f3 \
             > "$results.part/translation.$target"
         echo "$made_by" > "$results.part/made_by"
     }
     once "$results" translate
     fairseq-resmlp score "$results/translation.$target" --reference "$out/raw/$test.$target" --target-lang "$target" \
-        --checkpoint "$mean" --record corpus="$corpus" --record test="$test" \
-        --record valid_perplexity="$perplexity" \
-        --record average="${checkpoints[*]}" --record generate="${generate[*]}" --record-json train="$model/train.json" \
-        ${against:+--against "$against"} --json "$results/scores.json" | tee "$results/scores.txt"
-    number=$((number + 1)) against=''
+        --checkpoint "$mean" --metadata corpus="$corpus" --metadata test="$test" \
+        --metadata valid_perplexity="$perplexity" --metadata average="${checkpoints[*]}" \
+        --metadata generate="${generate[*]}" --metadata-json train="$model/train.json" \
+        ${baseline:+--baseline "$baseline"} --json "$results/scores.json" | tee "$results/scores.txt"
+    number=$((number + 1)) baseline=''
 done

@@ -1,32 +1,36 @@
 #!/usr/bin/env bash
-# From public archives to what fairseq-train reads.
+# Prepare a corpus: download, extract the raw text, train a SentencePiece model, clean and encode, binarize.
 #
 #   scripts/prepare.sh CORPUS [--from DIR | --mirror URL] [--out DIR]
 #
-#   CORPUS         wmt14.en-de, wmt14.en-fr, multi30k.en-de, multi30k.en-fr, tatoeba.en-de, or a folder with a corpus.sh
-#   --from DIR     take local text, DIR/train.en and so on, one file a split and language, and download nothing
-#   --mirror URL   download URL/FILE in place of each file's own address
-#   --out DIR      write there (default: runs/CORPUS)
+#   CORPUS         wmt14.en-de, wmt14.en-fr, multi30k.en-de, multi30k.en-fr, tatoeba.en-de, or a directory that
+#                  contains a corpus.sh
+#   --from DIR     use local text instead of downloading: DIR/train.en and so on, one file per split and language
+#   --mirror URL   download URL/FILE instead of each file's own address
+#   --out DIR      output directory (default: runs/CORPUS)
 #
-# It can be stopped at any point and run again: what is done is not done twice.
+# The script can be interrupted at any point and run again. Finished steps are skipped.
 accepts='--from --mirror --out'
 . "$(dirname "$0")/common.sh"
-no_one_else_in "$out"
+lock_directory "$out"
 
-[ -z "$from" ] || from=$(realpath -e "$from") || fail "--from: there is no such folder"
-# Text of other settings is never taken for this one's.
-same_settings "$out/settings" "$(declare -p source target vocab_size files texts from)"
-
-step "$corpus 1/5: the files"
 if [ -n "$from" ]; then
-    echo "local text of $from"
+    [ -d "$from" ] || fail "--from $from: directory not found"
+    from=$(realpath "$from")
+fi
+# Output of a run with different settings is never reused.
+require_same_settings "$out/settings" "$(declare -p source target vocab_size files texts from)"
+
+step "$corpus 1/5: download"
+if [ -n "$from" ]; then
+    echo "using local text in $from"
     declare -A seen=()
     local_texts=()
     for ((i = 0; i < ${#texts[@]}; i += 3)); do
         split=${texts[i]}
         [ -z "${seen[$split]:-}" ] || continue
         seen[$split]=1
-        # What the corpus holds out of train may lie there as a split of its own all the same.
+        # A split that the corpus holds out of train is used if DIR contains it.
         if [ "${texts[i + 1]}" = held-out ] && [ ! -e "$from/$split.$source" ]; then
             local_texts+=("${texts[@]:i:3}")
         else
@@ -35,33 +39,33 @@ if [ -n "$from" ]; then
     done
     texts=("${local_texts[@]}")
 elif [ -e "$out/raw" ]; then
-    echo "$out/downloads is done"
+    echo "$out/raw exists, download skipped"
 else
     run fairseq-resmlp download "${files[@]}" --to "$out/downloads" ${mirror:+--mirror "$mirror"}
 fi
 
-step "$corpus 2/5: raw text"
-once "$out/raw" run fairseq-resmlp collect "${texts[@]}" --languages "$source" "$target" \
+step "$corpus 2/5: extract the raw text"
+once "$out/raw" run fairseq-resmlp extract "${texts[@]}" --languages "$source" "$target" \
     --downloads "$out/downloads" --out-dir "$out/raw.part"
 
-step "$corpus 3/5: $vocab_size pieces for both languages"
+step "$corpus 3/5: train a SentencePiece model with $vocab_size tokens"
 raw=$out/raw pieces=$out/pieces
-[ -e "$out/spm.model" ] && echo "$out/spm.model is done" ||
+[ -e "$out/spm.model" ] && echo "$out/spm.model exists, skipped" ||
     run fairseq-resmlp spm-train "$raw/train.$source" "$raw/train.$target" \
         --model "$out/spm.model" --vocab-size "$vocab_size"
 
-step "$corpus 4/5: text to pieces"
+step "$corpus 4/5: clean and encode"
 encode() {
     run fairseq-resmlp spm-encode "$raw/train.$source" "$raw/train.$target" --model "$out/spm.model" \
         --out-dir "$pieces.part" --clean --report "$pieces.part/train.json"
-    # What is scored is never cleaned.
+    # Validation and test sets are never cleaned.
     local files=()
     for split in valid $(test_sets); do files+=("$raw/$split.$source" "$raw/$split.$target"); done
     run fairseq-resmlp spm-encode "${files[@]}" --model "$out/spm.model" --out-dir "$pieces.part"
 }
 once "$pieces" encode
 
-step "$corpus 5/5: binarised"
+step "$corpus 5/5: binarize"
 testpref=$(for split in $(test_sets); do echo "$pieces/$split"; done | paste -sd,)
 once "$out/data-bin" run fairseq-preprocess -s "$source" -t "$target" \
     --trainpref "$pieces/train" --validpref "$pieces/valid" --testpref "$testpref" \

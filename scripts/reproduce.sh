@@ -1,17 +1,18 @@
 #!/usr/bin/env bash
-# From nothing to BLEU: prepare.sh, (distill.sh,) train.sh and evaluate.sh, one after the other.
+# Run the whole experiment, from raw text to BLEU: prepare.sh, train.sh and evaluate.sh, and distill.sh with --teacher.
 #
 #   scripts/reproduce.sh CORPUS [ARCH] [--teacher FILE[:FILE...]] [--from DIR | --mirror URL] [--out DIR] [-- OPTION...]
 #
-#   CORPUS         wmt14.en-de, wmt14.en-fr, multi30k.en-de, multi30k.en-fr, tatoeba.en-de, or a folder with a corpus.sh
-#   ARCH           an architecture of the plugin (default: the corpus' own)
-#   --teacher FILE  train on the teacher's translation of the training text, by distill.sh, in DIR/distilled
-#   --from DIR     take local text, DIR/train.en and so on, one file a split and language, and download nothing
-#   --mirror URL   download URL/FILE in place of each file's own address
-#   --out DIR      write there (default: runs/CORPUS)
-#   OPTION...      more options for fairseq-train
+#   CORPUS          wmt14.en-de, wmt14.en-fr, multi30k.en-de, multi30k.en-fr, tatoeba.en-de, or a directory that
+#                   contains a corpus.sh
+#   ARCH            architecture of the plugin (default: default_arch of the corpus)
+#   --teacher FILE  train on the teacher's translation of the training text, written to DIR/distilled by distill.sh
+#   --from DIR      use local text instead of downloading: DIR/train.en and so on, one file per split and language
+#   --mirror URL    download URL/FILE instead of each file's own address
+#   --out DIR       output directory (default: runs/CORPUS)
+#   OPTION...       more options for fairseq-train
 #
-# It can be stopped at any point and run again: what is done is not done twice.
+# The script can be interrupted at any point and run again. Finished steps are skipped.
 accepts='ARCH --teacher --from --mirror --out --'
 . "$(dirname "$0")/common.sh"
 "$root/scripts/prepare.sh" "$corpus_argument" ${from:+--from "$from"} ${mirror:+--mirror "$mirror"} --out "$out"

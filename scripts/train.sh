@@ -1,26 +1,27 @@
 #!/usr/bin/env bash
-# Train by the paper's recipe, with the settings of the corpus.
+# Train a model with the paper's recipe and the settings of the corpus.
 #
 #   scripts/train.sh CORPUS [ARCH] [--name NAME] [--out DIR] [--data DIR] [-- OPTION...]
 #
-#   ARCH          an architecture of the plugin or of fairseq (default: the corpus' own)
-#   --name NAME   checkpoints are in DIR/NAME/checkpoints (default: ARCH)
-#   --out DIR     where prepare.sh wrote (default: runs/CORPUS)
-#   --data DIR    train on the text there, where distill.sh wrote, rather than on that of --out
+#   ARCH          architecture of the plugin or of fairseq (default: default_arch of the corpus)
+#   --name NAME   write to DIR/NAME, with DIR from --out (default: ARCH)
+#   --out DIR     output directory of prepare.sh (default: runs/CORPUS)
+#   --data DIR    train on the output of distill.sh in this directory instead of the data in --out
 #   OPTION...     more options for fairseq-train, such as -- --lr 0.1
 #
-# It uses all GPUs of the machine, or its CPU. An update takes as many tokens whatever the number of devices. Several
-# machines, or several processes on CPUs:
+# All GPUs of the machine are used, or its CPU. The number of tokens per update does not depend on the number of
+# devices. Use torchrun for several machines, or for several processes on CPUs:
 #
 #   torchrun --nproc-per-node 2 --no-python scripts/train.sh CORPUS ARCH
 #
-# Run again, it goes on from its last checkpoint. Several machines need DIR on a file system that they share.
+# Run the same command again to resume from the last checkpoint. Several machines need DIR on a shared file system.
 accepts='ARCH --name --out --data --'
 . "$(dirname "$0")/common.sh"
 if [ -z "$data" ]; then
-    [ -e "$out/data-bin" ] || fail "$out/data-bin is not there: run scripts/prepare.sh $corpus first"
+    [ -e "$out/data-bin" ] || fail "$out/data-bin not found: run scripts/prepare.sh $corpus first"
 else
-    [ -e "$data/data-bin" ] || fail "--data: $data/data-bin is not there: scripts/distill.sh $corpus --into $data makes it"
+    [ -e "$data/data-bin" ] ||
+        fail "--data: $data/data-bin not found: run scripts/distill.sh $corpus --into $data first"
 fi
 text=${data:-$out}
 
@@ -29,23 +30,24 @@ devices=${WORLD_SIZE:-$((gpus > 0 ? gpus : 1))}
 update_freq=$(((batch_tokens + devices * device_tokens - 1) / (devices * device_tokens)))
 max_tokens=$((batch_tokens / (devices * update_freq)))
 
-[ "$max_tokens" -gt 250 ] || fail "$batch_tokens tokens an update are $max_tokens for each of $devices devices, fewer than" \
-    "the longest sentence has: use fewer devices (CUDA_VISIBLE_DEVICES), or raise batch_tokens in $folder/corpus.sh"
+[ "$max_tokens" -gt 250 ] || fail "$batch_tokens tokens per update on $devices devices are $max_tokens tokens per" \
+    "device, fewer than the longest sentence has: use fewer devices (CUDA_VISIBLE_DEVICES), or increase batch_tokens" \
+    "in $corpus_dir/corpus.sh"
 updates=$(option --max-update "$updates") save_updates=$(option --save-interval-updates "$save_updates")
 [[ $updates =~ ^[1-9][0-9]*$ && $save_updates =~ ^[1-9][0-9]*$ ]] || fail "--max-update $updates and" \
-    "--save-interval-updates $save_updates: write whole numbers above 0"
-[ $((updates % save_updates)) = 0 ] || fail "$updates updates (--max-update) are not a multiple of $save_updates: the last" \
-    "ones would not be in the average; take others, or another --save-interval-updates"
+    "--save-interval-updates $save_updates must be positive integers"
+[ $((updates % save_updates)) = 0 ] || fail "--max-update $updates is not a multiple of --save-interval-updates" \
+    "$save_updates: the last updates would not be in the average"
 
 device_options=(--cpu)
-criterion=fused_label_smoothed_cross_entropy # the same loss in less time and memory
+criterion=fused_label_smoothed_cross_entropy # the same loss, faster and with less memory
 if [ "$gpus" != 0 ]; then
-    # With --fp16 fairseq rounds the parameters; --amp rounds products alone. Aff does not normalise activations.
+    # --fp16 rounds the parameters, --amp only the products. Aff does not normalize activations.
     device_options=(--amp)
-    criterion=label_smoothed_cross_entropy # the fused one takes two products in float32 where features are in float16
+    criterion=label_smoothed_cross_entropy # the fused one computes two products in float32 for float16 features
 fi
 if [ "$devices" -gt 1 ]; then
-    # Without it the other ranks refuse what rank 0 sends them from a checkpoint.
+    # Without this option, the other ranks reject the checkpoint state that rank 0 sends them.
     device_options+=(--load-checkpoint-on-all-dp-ranks)
 fi
 if [ -n "${WORLD_SIZE:-}" ]; then
@@ -58,24 +60,26 @@ mkdir -p "$model"
 log=/dev/null
 if [ "${RANK:-0}" = 0 ]; then
     log=$model/train.log
-    no_one_else_in "$model"
-    # One model is never trained by two recipes. It can be trained for longer, saved and logged more often.
+    lock_directory "$model"
+    # A model is never trained with two recipes. It can be trained for longer, and saved and logged more often.
     settings=$(
-        forget --save-interval-updates --log-interval
-        # Other schedules follow from the number of updates.
-        [[ ! $(option --lr-scheduler fixed) =~ ^(fixed|inverse_sqrt)$ ]] || forget --max-update
+        remove_options --save-interval-updates --log-interval
+        # Other schedules depend on the number of updates.
+        [[ ! $(option --lr-scheduler fixed) =~ ^(fixed|inverse_sqrt)$ ]] || remove_options --max-update
         declare -p arch dropout lr warmup_updates criterion devices max_tokens update_freq options
     )
     [ -z "$data" ] || settings+=" data: $(sha256sum < "$data/data-bin/train.$source-$target.$target.bin")"
     teacher=$(option --teacher '')
     if [ -n "$teacher" ]; then
-        of_teacher=$(content_of "$teacher") || fail "--teacher $teacher: name checkpoints that are there, joined by colons"
-        settings+=" teacher: $of_teacher"
+        teacher_sha256=$(sha256_of "$teacher") ||
+            fail "--teacher $teacher: specify existing checkpoints, joined by colons"
+        settings+=" teacher: $teacher_sha256"
     fi
-    same_settings "$model/settings" "$settings"
-    cp "$text/pieces/train.json" "$model" # for evaluate.sh: what it learned from
-    step "$corpus, ${name:-$arch}: $updates updates of $batch_tokens tokens, on $devices $([ "$gpus" = 0 ] && echo CPU || echo GPU)" \
-        "process(es) with $max_tokens tokens and --update-freq $update_freq"
+    require_same_settings "$model/settings" "$settings"
+    cp "$text/pieces/train.json" "$model" # for evaluate.sh: describes the training data
+    device=$([ "$gpus" = 0 ] && echo CPU || echo GPU)
+    step "$corpus, ${name:-$arch}: $updates updates of $batch_tokens tokens, on $devices $device process(es) with" \
+        "$max_tokens tokens and --update-freq $update_freq"
 fi
 run fairseq-train "$text/data-bin" --user-dir "$plugin" --arch "$arch" --share-all-embeddings --dropout "$dropout" \
     --optimizer adagrad --lr "$lr" --lr-scheduler fixed --warmup-updates "$warmup_updates" --clip-norm 1.0 \

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# The main job from raw text to BLEU on the grammar corpus, in a few minutes on a CPU; run by `make demo`.
-# Every command is printed before it runs. A second run reuses what the first one made.
+# From raw text to BLEU on the grammar corpus, in a few minutes on a CPU. `make demo` runs this script.
+# Every command is printed before it runs. A second run reuses the output of the first.
 #
-#   examples/grammar/demo.sh [FOLDER]     FOLDER is where everything is written (default: demo)
+#   examples/grammar/demo.sh [DIR]     DIR is the output directory (default: demo)
 set -euo pipefail
 out=$(realpath -m "${1:-demo}")
 cd "$(dirname "$0")/../.."
@@ -20,11 +20,11 @@ run_line() {
     eval "$1"
 }
 
-# train_and_translate NAME OPTION...: trains $out/NAME and writes the translation of the test set beside it.
+# train_and_translate NAME OPTION...: train a model in $out/NAME and write its translation of the test set there.
 train_and_translate() {
     local name=$1
     shift
-    mkdir -p "$out/$name" # for the log, which fairseq opens first
+    mkdir -p "$out/$name" # fairseq opens the log file before it creates this directory
     run fairseq-train "$out/data-bin" --user-dir fairseq_resmlp --arch resmlp_tiny --share-all-embeddings "$@" \
         --optimizer adagrad --lr 0.1 --lr-scheduler fixed --warmup-updates 300 --clip-norm 1.0 \
         --criterion fused_label_smoothed_cross_entropy --label-smoothing 0.1 \
@@ -32,10 +32,10 @@ train_and_translate() {
         --save-dir "$out/$name" --log-interval 100 --log-format simple --log-file "$out/$name/train.log"
     run fairseq-generate "$out/data-bin" --user-dir fairseq_resmlp --path "$out/$name/checkpoint_best.pt" \
         --beam 4 --remove-bpe sentencepiece --max-tokens 4000 --cpu --results-path "$out/$name"
-    # Lines H-<sentence> <score> <translation>, longest sentences first: back into the order of the test set
-    local folder
-    folder=$(printf %q "$out/$name")
-    run_line "grep ^H- $folder/generate-test.txt | sed s/^H-// | sort -n | cut -f3 > $folder/test.hyp.de"
+    # Lines H-<sentence> <score> <translation>, longest first: restore the order of the test set
+    local dir
+    dir=$(printf %q "$out/$name")
+    run_line "grep ^H- $dir/generate-test.txt | sed s/^H-// | sort -n | cut -f3 > $dir/test.hyp.de"
 }
 
 mkdir -p "$out"
@@ -50,10 +50,10 @@ if [ ! -d "$out/data-bin" ]; then
 fi
 
 train_and_translate linear
-# The same budget with A = 0: tokens see each other only through cross-attention.
+# The same training with A = 0: only cross-attention mixes tokens.
 train_and_translate none --token-mixing none
 
-# A model folder for Python: ResMLPModel.from_pretrained
+# The model directory that ResMLPModel.from_pretrained loads
 mkdir -p "$out/model"
 cp "$out/linear/checkpoint_best.pt" "$out/model/model.pt"
 cp "$out"/data-bin/dict.{en,de}.txt "$out/model"
@@ -71,17 +71,18 @@ echo "Without it (--token-mixing none):"
 run sacrebleu "$out/raw/test.de" -i "$out/none/test.hyp.de" -f text
 cat <<END
 
-Where everything lies:
+Output:
   $out/raw                     the corpus, raw text
-  $out/spm.model               SentencePiece model, and its output in $out/pieces
-  $out/data-bin                what fairseq-preprocess made of it
-  $out/linear, $out/none       checkpoints, fairseq-generate's output, translations
-  $out/model                   a folder to translate with:
+  $out/spm.model, $out/pieces  SentencePiece model, and the corpus in SentencePiece tokens
+  $out/data-bin                the corpus binarized by fairseq-preprocess
+  $out/linear, $out/none       checkpoints, logs, translations
+  $out/model                   the model with token mixing, to translate with:
 
-python -c "from fairseq_resmlp import ResMLPModel; print(ResMLPModel.from_pretrained('$out/model').translate(['The old king sees a small dog.']))"
+python -c "from fairseq_resmlp import ResMLPModel
+print(ResMLPModel.from_pretrained('$out/model').translate(['The old king sees a small dog.']))"
 
-To look further: what the layers have learned, as a page of pictures, and translation in a browser. What they need is
-installed by: pip install -c constraints.txt --no-build-isolation -e '.[page,report]'
+Next: plot what the layers have learned, or translate in a browser. Install the dependencies of these commands with
+pip install -c constraints.txt --no-build-isolation -e '.[server,report]'
 
 fairseq-resmlp report $out/linear $out/none --out $out/report
 fairseq-resmlp serve $out/model

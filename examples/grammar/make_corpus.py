@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Write a seeded, synthetic English-German parallel corpus drawn from a small grammar.
+"""Generate a synthetic English-German parallel corpus from a small grammar.
 
-Every sentence is a tree of the dataclasses below, which ``english`` and ``german`` turn into text. The
-mapping is a function: one English sentence has exactly one German translation. English word order
-alone says who does what to whom, while German says it by case, agreement and the place of the verb.
+A sentence is a tree of the dataclasses below. `english` and `german` turn it into text, so each sentence has exactly
+one translation. In English, word order alone shows who does what to whom. German shows it by case, agreement and the
+position of the verb.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from dataclasses import dataclass, replace
 
 NOMINATIVE, ACCUSATIVE, DATIVE = range(3)
 GAP = None  # stands for the constituent that a relative pronoun replaces
-LIMIT = 1_000_000  # the grammar makes far more; this bounds the time and the memory of one run
-SHORTEST, LONGEST = 4, 14  # English words in a sentence
+LIMIT = 1_000_000  # the grammar can generate far more pairs; this limits the time and memory of a run
+SHORTEST, LONGEST = 4, 14  # English words per sentence
 
-# English singular and plural; gender, w being a weak masculine; German singular and plural.
+# fmt: off
+# English singular and plural; gender (w: weak masculine); German singular and plural.
 PERSONS = """
 teacher teachers m Lehrer Lehrer;  doctor doctors m Arzt Ärzte;  gardener gardeners m Gärtner Gärtner
 man men m Mann Männer;  uncle uncles m Onkel Onkel;  king kings m König Könige;  boy boys w Junge Jungen
@@ -44,7 +45,7 @@ church churches f Kirche Kirchen;  house houses n Haus Häuser;  castle castles 
 """
 NAMES = ("Anna", "Maria", "Sofia", "Paul", "Peter", "Felix")
 
-# English and the German stem that takes the endings.
+# English adjective, and the German stem without its ending.
 ADJECTIVES = {"old": "alt", "strong": "stark", "big": "groß", "small": "klein", "sad": "traurig",
               "happy": "glücklich", "tired": "müd", "clever": "klug", "friendly": "freundlich",
               "brave": "mutig", "hungry": "hungrig", "lazy": "faul", "funny": "lustig", "red": "rot",
@@ -62,8 +63,8 @@ DETERMINERS = {"the": "d", "this": "dies", "every": "jed", "a": "ein", "no": "ke
 SINGULAR = ("the", "the", "the", "the", "a", "a", "a", "this", "every", "my", "our")
 PLURAL = ("the", "the", "the", "the", "this", "two", "three", "my", "our", "")
 
-# Endings for nominative, accusative and dative. Without the genitive, strong adjectives and
-# determiners such as dieser share them.
+# Endings in the nominative, accusative and dative. In these cases, strong adjectives and determiners such as dieser
+# have the same endings.
 STRONG = {"m": ("er", "en", "em"), "f": ("e", "e", "er"), "n": ("es", "es", "em"), "pl": ("e", "e", "en")}
 WEAK = {"m": ("e", "en", "en"), "f": ("e", "e", "en"), "n": ("e", "e", "en"), "pl": ("en", "en", "en")}
 DEFINITE = {"m": ("der", "den", "dem"), "f": ("die", "die", "der"), "n": ("das", "das", "dem"),
@@ -71,7 +72,7 @@ DEFINITE = {"m": ("der", "den", "dem"), "f": ("die", "die", "der"), "n": ("das",
 RELATIVE = {**DEFINITE, "pl": ("die", "die", "denen")}
 ENDINGLESS = {("m", NOMINATIVE), ("n", NOMINATIVE), ("n", ACCUSATIVE)}  # ein Hund, ein Kind
 
-# Cases of the objects in English order; classes of the subject and of the objects; then the verbs:
+# Cases of the objects in English order; class of the subject; classes of the objects; then the verbs:
 # base, third person, past [particle] | [prefix-]infinitive, third person, participle, auxiliary.
 FRAMES = (
     ((), "living", (), """
@@ -107,13 +108,13 @@ say says said | sagen sagt gesagt hat;  hope hopes hoped | hoffen hofft gehofft 
 know knows knew | wissen weiß gewusst hat""")
 
 AUXILIARIES = {"hat": "haben", "ist": "sind"}
-# English and German, singular and plural each.
+# English singular and plural; German singular and plural.
 MODALS = {"can": ("can", "can", "kann", "können"), "must": ("must", "must", "muss", "müssen"),
           "should": ("should", "should", "sollte", "sollten"),
           "want to": ("wants to", "want to", "will", "wollen"), "will": ("will", "will", "wird", "werden")}
 TENSES = ["present"] * 4 + ["past"] * 4 + list(MODALS)
 
-# German and the tenses that agree with it; the English past is the German perfect, as in speech.
+# German adverbial, and the tenses that agree with it. The English past becomes the German perfect, as in speech.
 ADVERBS = {
     "today": ("heute", {"present", "past", *MODALS}),
     "yesterday": ("gestern", {"past"}),
@@ -132,12 +133,14 @@ LOCATIVES = ("in", "behind", "in front of", "next to")
 SUBORDINATORS = {"because": "weil", "although": "obwohl", "while": "während", "before": "bevor",
                  "if": "wenn", "that": "dass"}
 COORDINATORS = {"and": "und", "but": "aber"}
+# fmt: on
 
 
-# Principal parts in the order of the tables.
+# Fields in the order of the tables above.
 Noun = namedtuple("Noun", "singular plural gender german german_plural")
-Verb = namedtuple("Verb", "base third past particle prefix infinitive german_third participle auxiliary "
-                          "cases agent patients")
+Verb = namedtuple(
+    "Verb", "base third past particle prefix infinitive german_third participle auxiliary cases agent patients"
+)
 
 
 @dataclass(frozen=True)
@@ -150,7 +153,7 @@ class PrepositionalPhrase:
 
 @dataclass(frozen=True)
 class NounPhrase:
-    """A name, or a noun with its determiner ("" for none); a clause as modifier is a relative clause."""
+    """A name, or a noun with a determiner ("" for none). A clause as modifier is a relative clause."""
 
     noun: str
     determiner: str = "the"
@@ -161,10 +164,10 @@ class NounPhrase:
 
 @dataclass(frozen=True)
 class Clause:
-    """A verb, named by its English base and particle, with arguments; objects are in English order.
+    """A verb, identified by its English base form and particle, and its arguments. Objects are in English order.
 
-    ``tense`` is "present", "past" or a key of MODALS. In a relative clause the subject or one object is
-    GAP. Of two objects at most the last may have a relative clause.
+    `tense` is "present", "past" or a key of MODALS. In a relative clause, the subject or one object is GAP. If there
+    are two objects, only the last one may have a relative clause.
     """
 
     subject: NounPhrase | None
@@ -177,7 +180,7 @@ class Clause:
 
 @dataclass(frozen=True)
 class Sentence:
-    """A main clause, alone or joined to a second clause that may come first if it is subordinate."""
+    """A main clause, optionally with a second clause. A subordinate clause may come first."""
 
     main: Clause
     conjunction: str = ""
@@ -206,8 +209,12 @@ def _verbs(cases: tuple[int, ...], agent: str, patients: tuple[str, ...], table:
 
 
 NOUNS = {**_nouns(PERSONS), **_nouns(ANIMALS), **_nouns(THINGS), **_nouns(PLACES)}
-CLASSES = {"person": [*_nouns(PERSONS)], "living": [*_nouns(PERSONS), *_nouns(ANIMALS)],
-           "thing": [*_nouns(THINGS)], "place": [*_nouns(PLACES)]}
+CLASSES = {
+    "person": [*_nouns(PERSONS)],
+    "living": [*_nouns(PERSONS), *_nouns(ANIMALS)],
+    "thing": [*_nouns(THINGS)],
+    "place": [*_nouns(PLACES)],
+}
 REPORTING_VERBS = _verbs(*REPORTING)
 PLAIN_VERBS = {name: verb for frame in FRAMES for name, verb in _verbs(*frame).items()}
 VERBS = {**PLAIN_VERBS, **REPORTING_VERBS}
@@ -215,7 +222,7 @@ TRANSITIVE = [name for name, verb in PLAIN_VERBS.items() if verb.cases]
 
 
 def _write(words: list[str]) -> str:
-    # Clauses bring their own commas; where two meet, or one meets the full stop, it is written once.
+    # Clauses come with their own commas: two adjacent ones become one, and none is left before the full stop.
     text = " ".join([*words, "."]).replace(" ,", ",").replace(",,", ",").replace(", .", ".")
     text = text.replace(" .", ".")
     return text[0].upper() + text[1:]
@@ -290,7 +297,7 @@ def _gender(phrase: NounPhrase) -> str:
 
 
 def decline_determiner(determiner: str, gender: str, case: int) -> str:
-    """Return the German form of an English determiner; it equals the stem where there is no ending."""
+    """Return the German form of an English determiner. Without an ending, it equals the stem."""
     stem = DETERMINERS[determiner]
     if determiner == "the":
         return DEFINITE[gender][case]
@@ -304,7 +311,7 @@ def decline_noun(noun: Noun, plural: bool, case: int) -> str:
     if plural:
         form = noun.german_plural
         return form + "n" if case == DATIVE and form[-1] not in "ns" else form
-    # A weak noun's accusative and dative look like its plural: den Jungen, die Jungen.
+    # The accusative and dative of a weak noun equal its plural: den Jungen, die Jungen.
     return noun.german_plural if noun.gender == "w" and case != NOMINATIVE else noun.german
 
 
@@ -313,7 +320,7 @@ def _german_noun_phrase(phrase: NounPhrase, case: int) -> list[str]:
         return [phrase.noun]
     gender = _gender(phrase)
     determiner = decline_determiner(phrase.determiner, gender, case)
-    # The adjective shows gender and case only where the determiner does not.
+    # The adjective shows gender and case only if the determiner does not.
     endings = STRONG if determiner == DETERMINERS[phrase.determiner] else WEAK
     words = [ADJECTIVES[adjective] + endings[gender][case] for adjective in phrase.adjectives]
     words = [determiner, *words, decline_noun(NOUNS[phrase.noun], phrase.plural, case)]
@@ -339,7 +346,7 @@ def _german_adverbial(adverbial: str | PrepositionalPhrase | None) -> list[str]:
 
 
 def _predicate(clause: Clause, plural: bool) -> tuple[str, list[str]]:
-    # The finite verb, and what closes the clause: separable prefix, participle or infinitive.
+    # The finite verb, and the words that close the clause: separable prefix, participle or infinitive.
     verb = VERBS[clause.verb]
     if clause.tense == "present":
         return verb.infinitive if plural else verb.german_third, [verb.prefix] if verb.prefix else []
@@ -358,8 +365,8 @@ def _german_clause(
         subject = [*_german_noun_phrase(clause.subject, NOMINATIVE), *_relative_clause(clause.subject)]
     middle = [] if clause.fronted else _german_adverbial(clause.adverbial)
     after = []
-    # The dative precedes the accusative; an object's relative clause follows the closing verb, as a clause
-    # inside the verbal bracket would leave the verb or its prefix stranded behind it.
+    # The dative precedes the accusative. An object's relative clause follows the closing verb: before it, the clause
+    # would separate the verb or its prefix from the rest of the sentence.
     cases = VERBS[clause.verb].cases
     for case in sorted(cases, reverse=True):
         phrase = clause.objects[cases.index(case)]
@@ -375,7 +382,7 @@ def _german_clause(
 
 
 class _Sampler:
-    """Draws one sentence, repeating no noun, adjective or verb while unused ones are left."""
+    """Samples one sentence, without repeating a noun, adjective or verb while unused ones are left."""
 
     def __init__(self, rng: random.Random) -> None:
         self.rng = rng
@@ -404,20 +411,18 @@ class _Sampler:
             second_tense = self.rng.choice(TENSES)
         else:
             second_tense = self.rng.choice(["past"] if tense == "past" else ["present", "can", "must"])
-        # Only the clause at the end may lack an object, so that every sentence has roles to exchange.
+        # Only the last clause may lack an object, so that every sentence has roles that could be exchanged.
         main = self.clause(
             REPORTING_VERBS if reported else PLAIN_VERBS if second_first else TRANSITIVE, tense, richness=0.15
         )
-        second = self.clause(
-            TRANSITIVE if reported or second_first else PLAIN_VERBS, second_tense, richness=0.15
-        )
+        second = self.clause(TRANSITIVE if reported or second_first else PLAIN_VERBS, second_tense, richness=0.15)
         if not reported:
             main = self.with_adverbial(main, 0.2, may_front=not second_first)
         second = self.with_adverbial(second, 0.2, may_front=coordinated)
         return Sentence(main, conjunction, second, second_first)
 
     def with_adverbial(self, clause: Clause, probability: float, may_front: bool) -> Clause:
-        # After a relative clause an English adverbial would seem to belong to that clause.
+        # After a relative clause, an English adverbial would seem to belong to that clause.
         may_close = not any(isinstance(phrase.modifier, Clause) for phrase in clause.objects)
         if not self.chance(probability) or not (may_front or may_close):
             return clause
@@ -433,7 +438,7 @@ class _Sampler:
         return Clause(subject, name, self.objects(VERBS[name], richness), tense)
 
     def objects(self, verb: Verb, richness: float) -> tuple[NounPhrase, ...]:
-        # After a dative, a name would read as an apposition: "der Tante Anna".
+        # A name after a dative would read as an apposition: "der Tante Anna".
         phrases = [
             self.noun_phrase(kind, may_be_name=verb.cases == (ACCUSATIVE,) or verb.cases[number] == DATIVE)
             for number, kind in enumerate(verb.patients)
@@ -441,7 +446,7 @@ class _Sampler:
         if len(phrases) == 1 and self.chance(0.06):
             phrases = [replace(phrases[0], determiner="no")]
         if len(phrases) == 2:
-            # A definite accusative would rather precede an indefinite dative, so the dative is definite.
+            # A definite accusative tends to precede an indefinite dative, so the dative is made definite.
             dative = verb.cases.index(DATIVE)
             phrases[dative] = replace(phrases[dative], determiner="the")
         if verb.cases and verb.cases != (ACCUSATIVE, DATIVE):
@@ -470,7 +475,7 @@ class _Sampler:
             kind = {"in": "place", "without": "thing"}.get(preposition, "living")
         complement = self.noun_phrase(kind)
         if preposition == "without" and complement.determiner == "every":
-            complement = replace(complement, determiner="the")  # "ohne jeden" means without any
+            complement = replace(complement, determiner="the")  # "ohne jeden" means "without any"
         return replace(phrase, modifier=PrepositionalPhrase(preposition, complement))
 
     def relative_clause(self, head: NounPhrase) -> Clause:
@@ -478,25 +483,29 @@ class _Sampler:
         if not thing and self.chance(0.6):
             name = self.fresh(name for name, verb in PLAIN_VERBS.items() if noun in CLASSES[verb.agent])
             return Clause(GAP, name, self.objects(VERBS[name], richness=0.0), tense)
-        # "die Frau, die die Katze sieht" is ambiguous, so a relative pronoun on a living object has to
-        # differ from that on a subject.
+        # "die Frau, die die Katze sieht" is ambiguous, so the relative pronoun for a living object must differ from
+        # that for a subject.
         forms = RELATIVE[_gender(head)]
         name = self.fresh(
-            name for name, verb in PLAIN_VERBS.items()
-            if len(verb.cases) == 1 and noun in CLASSES[verb.patients[0]]
+            name
+            for name, verb in PLAIN_VERBS.items()
+            if len(verb.cases) == 1
+            and noun in CLASSES[verb.patients[0]]
             and (thing or forms[verb.cases[0]] != forms[NOMINATIVE])
         )
         return Clause(self.noun_phrase(VERBS[name].agent), name, (GAP,), tense)
 
 
 def make_pairs(count: int, seed: int) -> list[tuple[str, str]]:
-    """Return ``count`` (English, German) pairs in which no sentence of either side occurs twice.
+    """Return `count` (English, German) pairs. No sentence of either language occurs twice.
 
-    A shorter list is the beginning of a longer one of the same seed. Raises ValueError if ``count`` is
-    not between 1 and LIMIT.
+    A shorter list is the beginning of a longer one with the same seed.
+
+    Raises:
+        ValueError: `count` is not between 1 and LIMIT
     """
     if not 1 <= count <= LIMIT:
-        raise ValueError(f"can make 1 to {LIMIT} distinct pairs, not {count}")
+        raise ValueError(f"cannot generate {count} distinct pairs: specify 1 to {LIMIT}")
     rng = random.Random(seed)
     pairs, seen = [], set()
     while len(pairs) < count:
@@ -509,7 +518,7 @@ def make_pairs(count: int, seed: int) -> list[tuple[str, str]]:
 
 
 def write_corpus(directory: str, splits: dict[str, list[tuple[str, str]]]) -> None:
-    """Write DIRECTORY/NAME.en and NAME.de for every split; until all is written some file is missing."""
+    """Write DIRECTORY/NAME.en and DIRECTORY/NAME.de for each split. If interrupted, at least one is missing."""
     os.makedirs(directory, exist_ok=True)
     finished = []
     for name, pairs in splits.items():
@@ -518,7 +527,7 @@ def write_corpus(directory: str, splits: dict[str, list[tuple[str, str]]]) -> No
             with open(path + ".part", "w", encoding="utf-8", newline="\n") as file:
                 file.writelines(pair[side] + "\n" for pair in pairs)
             finished.append(path)
-    # Older files go first: a run killed while renaming must not leave a mixture of two corpora.
+    # Remove older files first: a run killed while renaming must not leave a mixture of two corpora.
     for path in finished:
         if os.path.exists(path):
             os.remove(path)
@@ -533,15 +542,18 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line."""
-    parser = _Parser(description="Write a synthetic English-German parallel corpus, drawn from a grammar, to "
-                                 "OUT_DIR/{train,valid,test}.{en,de}: raw text, one sentence a line.")
-    parser.add_argument("out_dir", metavar="OUT_DIR", help="directory to write to, made if it is missing")
+    parser = _Parser(
+        description="Generate a synthetic English-German parallel corpus from a grammar, and write it to "
+        "OUT_DIR/{train,valid,test}.{en,de}: raw text, one sentence per line."
+    )
+    parser.add_argument("out_dir", metavar="OUT_DIR", help="output directory, created if it does not exist")
     parser.add_argument("--seed", type=int, default=1, help="the same seed gives the same bytes (default: 1)")
     for name, count in (("train", 24000), ("valid", 500), ("test", 500)):
-        parser.add_argument(f"--{name}", type=int, default=count, metavar="PAIRS",
-                            help=f"pairs in the {name} set (default: {count})")
+        parser.add_argument(
+            f"--{name}", type=int, default=count, metavar="PAIRS", help=f"pairs in the {name} set (default: {count})"
+        )
     options = parser.parse_args(arguments)
-    # Drawn first, the test and validation sets stay the same whatever the size of the training set.
+    # The test and validation sets are drawn first, so they do not depend on the size of the training set.
     counts = {name: getattr(options, name) for name in ("test", "valid", "train")}
     for name, count in counts.items():
         if count < 1:

@@ -1,8 +1,8 @@
 # Multi30k, English-German: 29,000 captions of images, about 12 words each, at the dataset's commit a3d2e0d2.
-# docs/reproduce.md explains each setting.
+# docs/data.md explains the settings.
 source=en target=de
 
-# Each file with its checksum.
+# Address and checksum of each file.
 address=https://raw.githubusercontent.com/multi30k/dataset/a3d2e0d26b56f3846f66a952536ffed4e401d05a/data/task1/raw
 files=(
     $address/train.en.gz sha256:d79cfa999dd4c51d2cb42499b6796d5a882c3a8a961923c25a898c90f8bbd56f
@@ -13,7 +13,7 @@ files=(
     $address/test_2016_flickr.de.gz sha256:9204244e408ccb38d2a55cfcd344df15005fc42a07a6e55ca6c52b6ababb8cc8
 )
 
-# Split, source, target; what is neither train nor valid is a test set.
+# Split, source, target. Splits other than train and valid are test sets.
 texts=(
     train train.{en,de}.gz
     valid val.{en,de}.gz

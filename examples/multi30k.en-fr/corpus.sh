@@ -1,8 +1,8 @@
 # Multi30k, English-French: 29,000 captions of images, about 12 words each, at the dataset's commit a3d2e0d2.
-# docs/reproduce.md explains each setting.
+# docs/data.md explains the settings.
 source=en target=fr
 
-# Each file with its checksum. Of the French ones only md5 was published (in torchtext).
+# Address and checksum of each file. For the French files only md5 was published (in torchtext).
 address=https://raw.githubusercontent.com/multi30k/dataset/a3d2e0d26b56f3846f66a952536ffed4e401d05a/data/task1/raw
 files=(
     $address/train.en.gz sha256:d79cfa999dd4c51d2cb42499b6796d5a882c3a8a961923c25a898c90f8bbd56f
@@ -13,7 +13,7 @@ files=(
     $address/test_2016_flickr.fr.gz md5:08dc7cd4a662f31718412de95ca9bfe3
 )
 
-# Split, source, target; what is neither train nor valid is a test set.
+# Split, source, target. Splits other than train and valid are test sets.
 texts=(
     train train.{en,fr}.gz
     valid val.{en,fr}.gz

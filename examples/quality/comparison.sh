@@ -1,6 +1,6 @@
-# Seq2seq ResMLP and fairseq's Transformer of the same dimensions, with its LayerNorm where fairseq has it and
-# before each sublayer. A table of scripts/ablate.sh; docs/quality.md says what came of it.
-against=transformer-pre-norm
+# Table for scripts/ablate.sh: seq2seq ResMLP and fairseq's Transformer of the same dimensions, with LayerNorm after
+# each sublayer (fairseq's default) and before. Results: docs/quality.md
+baseline=transformer-pre-norm
 . "$(dirname "$table")/peer.bash"
 row transformer "${transformer[@]}" --lr 2e-3
 row transformer-pre-norm "${transformer[@]}" --lr 2e-3 "${pre_norm[@]}"

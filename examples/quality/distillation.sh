@@ -1,6 +1,6 @@
-# Learning from what a Transformer and two ResMLPs translate together. A table of scripts/ablate.sh; docs/quality.md
-# says what came of it.
-against=toeplitz-16
+# Table for scripts/ablate.sh: sequence-level distillation from an ensemble of a Transformer and two ResMLPs.
+# Results: docs/quality.md
+baseline=toeplitz-16
 . "$(dirname "$table")/peer.bash"
 row transformer-1e-3 "${transformer[@]}" --lr 1e-3
 row linear resmlp_small_linear

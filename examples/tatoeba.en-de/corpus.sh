@@ -1,10 +1,10 @@
-# Tatoeba, English-German: short everyday sentences, OPUS release v2023-04-12. docs/reproduce.md explains each setting.
+# Tatoeba, English-German: short everyday sentences, OPUS release v2023-04-12. docs/data.md explains the settings.
 source=en target=de
 
-# The file without a checksum: none was published.
+# No checksum was published.
 files=(https://object.pouta.csc.fi/OPUS-Tatoeba/v2023-04-12/moses/de-en.txt.zip -)
 
-# Split, source, target; what is neither train nor valid is a test set. The corpus has no sets of its own.
+# Split, source, target. Splits other than train and valid are test sets. The corpus has no validation or test set.
 texts=(
     train de-en.txt.zip:Tatoeba.de-en.{en,de}
     valid held-out 2000

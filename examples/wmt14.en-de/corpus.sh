@@ -1,8 +1,8 @@
 # WMT14 English-German: the training data and test set of the paper's Table 5, prepared as Ott et al. (2018), arXiv
-# 1806.00187. docs/reproduce.md explains each setting.
+# 1806.00187. docs/data.md explains the settings.
 source=en target=de
 
-# Each file with its checksum. Of the test sets only md5 was published (in sacreBLEU).
+# Address and checksum of each file. For the test sets only md5 was published (in sacreBLEU).
 files=(
     http://www.statmt.org/wmt13/training-parallel-europarl-v7.tgz
     sha256:0224c7c710c8a063dfd893b0cc0830202d61f4c75c17eb8e31836103d27d96e7
@@ -18,8 +18,8 @@ files=(
     md5:84c597844c1542e29c2aff23aaee4310
 )
 
-# Split, source, target; what is neither train nor valid is a test set. sacreBLEU's name for the first test set is
-# wmt14/full (3,003 lines), for the second wmt14 (2,737 lines).
+# Split, source, target. Splits other than train and valid are test sets. In sacreBLEU, the first test set is named
+# wmt14/full (3,003 lines), the second wmt14 (2,737 lines).
 texts=(
     train training-parallel-europarl-v7.tgz:training/europarl-v7.de-en.{en,de}
     train training-parallel-commoncrawl.tgz:commoncrawl.de-en.{en,de}
@@ -34,7 +34,7 @@ default_arch=resmlp_wmt_en_de
 dropout=0.15
 lr=0.2
 warmup_updates=32000
-batch_tokens=28672  # 8 GPUs with 3,584 tokens, as Ott et al.
+batch_tokens=28672  # 8 GPUs with 3,584 tokens each, as in Ott et al.
 device_tokens=3584
 updates=100000
 save_updates=2000

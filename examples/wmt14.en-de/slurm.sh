@@ -1,7 +1,11 @@
 #!/usr/bin/env bash
-# WMT14 English-German on two machines of 8 GPUs under SLURM: sbatch examples/wmt14.en-de/slurm.sh, from the repository.
-# Before it: scripts/prepare.sh wmt14.en-de, in a folder that all machines share. After it: scripts/evaluate.sh
-# wmt14.en-de. Not run: there was no cluster.
+# Train on WMT14 English-German with SLURM, on two machines with 8 GPUs each. From the root of the repository:
+#
+#   scripts/prepare.sh wmt14.en-de    (on a file system that all machines share)
+#   sbatch examples/wmt14.en-de/slurm.sh
+#   scripts/evaluate.sh wmt14.en-de
+#
+# Not tested: this script has not been run on a cluster.
 #SBATCH --job-name=resmlp
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1

@@ -1,8 +1,8 @@
 # WMT14 English-French: the training data and test set of the paper's Table 5, prepared as Ott et al. (2018), arXiv
-# 1806.00187. docs/reproduce.md explains each setting.
+# 1806.00187. docs/data.md explains the settings.
 source=en target=fr
 
-# Each file with its checksum. Of the test set only md5 was published (in sacreBLEU).
+# Address and checksum of each file. For the test set only md5 was published (in sacreBLEU).
 files=(
     http://www.statmt.org/wmt13/training-parallel-europarl-v7.tgz
     sha256:0224c7c710c8a063dfd893b0cc0830202d61f4c75c17eb8e31836103d27d96e7
@@ -20,8 +20,8 @@ files=(
     md5:a8cd784e006feb32ac6f3d9ec7eb389a
 )
 
-# Split, source, target; what is neither train nor valid is a test set. In English-French all 3,003 lines are in both
-# of sacreBLEU's forms, wmt14 and wmt14/full.
+# Split, source, target. Splits other than train and valid are test sets. For English-French, both of sacreBLEU's
+# versions, wmt14 and wmt14/full, have all 3,003 lines.
 texts=(
     train training-parallel-europarl-v7.tgz:training/europarl-v7.fr-en.{en,fr}
     train training-parallel-commoncrawl.tgz:commoncrawl.fr-en.{en,fr}
@@ -38,7 +38,7 @@ default_arch=resmlp_wmt_en_fr
 dropout=0.1
 lr=0.2
 warmup_updates=32000
-batch_tokens=28672  # 8 GPUs with 3,584 tokens, as Ott et al.
+batch_tokens=28672  # 8 GPUs with 3,584 tokens each, as in Ott et al.
 device_tokens=3584
 updates=100000
 save_updates=2000

@@ -1,0 +1,389 @@
+"""Update the generated tables of README.md, docs/ and examples/ from the JSON files of the measurements.
+
+    python scripts/update_tables.py [--check]
+
+A Markdown file marks each generated block with two comments. The first one gives the kind of the block and its files,
+as paths or glob patterns relative to the root of the repository:
+
+    <!-- KIND FILE... -->
+    <!-- end -->
+
+    headline FILE...       summary table of the README, from files of compare_runs.py and benchmark/bench.py
+    quality FILE           models compared over their seeds, from compare_runs.py
+    commands FILE          training commands of the rows of such a table
+    curves FILE...         validation perplexity by number of updates, from files of compare_runs.py
+    lengths FILE           BLEU by source length, from bleu_by_length.py
+    scores FILE...         scores of evaluate.sh, from its scores.json files
+    perplexity FILE        validation perplexity by epoch
+    preparation FILE...    time and memory of data preparation, from measure_preparation.py
+    promises FILE TEST...  guarantees that the given test files verify, from pytest --promises
+    speed FILE             speed ratios, from benchmark/bench.py
+    breakdown FILE         where the time goes, from benchmark/bench.py
+    measured FILE          timings of alternatives, from benchmark/alternatives.py
+    report FILE            table of fairseq-resmlp report
+    text FILE              contents of a text file
+"""
+
+import argparse
+import importlib.util
+import json
+import re
+import sys
+import textwrap
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def load(path: str):
+    """Load a Python file that imports nothing of the package, so that fairseq and torch are not needed."""
+    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+benchmark_tables = load("scripts/benchmark/tables.py")
+SCORES = ("sacreBLEU", "chrF2", "tokenized BLEU", "compound-split tokenized BLEU")
+WMT14_EN_FR_PAIRS = 36_000_000  # before cleaning
+WIDTH = 120
+
+# Rows of the headline table: label, and the model options of the speed measurement (None: not timed)
+HEADLINE = {
+    "transformer-pre-norm": ("Transformer, pre-norm (fairseq)", None),
+    "linear": ("the paper's layer, A with Aff (`resmlp_small_linear`)", ""),
+    "linear-layernorm": ("A with LayerNorm in place of Aff (`--normalization layer`)", None),
+    "toeplitz-linear": (
+        "A learned as offsets + entries, LayerNorm (`toeplitz_linear`)",
+        "--token-mixing toeplitz_linear --normalization layer",
+    ),
+    "resmlp_small": (
+        "**Toeplitz A, 16 heads, LayerNorm (`resmlp_small`)**",
+        "--token-mixing toeplitz --mixing-heads 16 --normalization layer",
+    ),
+}
+# Its speed measurements: as trained, and with the same criterion and matrix products in both models
+TIMED_AS_TRAINED = "training step, 32 x 30 tokens, float32, fused_label_smoothed_cross_entropy"
+TIMED_ALIKE = (
+    "training step, 32 x 30 tokens, float32, label_smoothed_cross_entropy, torch.nn.functional.linear on both sides"
+)
+PAIRS = {"multi30k.en-de": "En-De", "multi30k.en-fr": "En-Fr"}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if a table is out of date")
+    check = parser.parse_args().check
+    stale = []
+    for page in sorted([ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*/README.md")]):
+        text = page.read_text(encoding="utf-8")
+        updated = BLOCK.sub(fill, text)
+        if updated != text:
+            stale.append(str(page.relative_to(ROOT)))
+            if not check:
+                page.write_text(updated, encoding="utf-8")
+    if stale:
+        print(f"{'out of date, run make tables' if check else 'updated'}: {', '.join(stale)}")
+    sys.exit(bool(check and stale))
+
+
+def fill(block) -> str:
+    begin, kind, names, end = block.groups()
+    files = []
+    for name in names.split():
+        found = sorted(ROOT.glob(name))
+        if not found:
+            raise SystemExit(f"error: {name} not found (in a block of kind {kind})")
+        files += found
+    return begin + MAKE[kind](files) + end
+
+
+def table(head, rows) -> str:
+    lines = ["| " + " | ".join(map(str, row)) + " |" for row in [head, ["---"] * len(head), *rows]]
+    return "\n".join(lines) + "\n"
+
+
+def caption(text: str) -> str:
+    """Wrap the lines below a table."""
+    return "\n" + textwrap.fill(text, WIDTH, break_long_words=False, break_on_hyphens=False) + "\n"
+
+
+def read_json(file: Path):
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def metadata_of(report) -> dict:
+    """Return the --metadata of a scores.json file; version 0.1.0 called it records."""
+    return report["metadata"] if "metadata" in report else report["records"]
+
+
+def baseline_of(results) -> str | None:
+    """Return the --baseline of a results.json file of compare_runs.py; version 0.1.0 called it against."""
+    return results["baseline"] if "baseline" in results else results["against"]
+
+
+def scores(files) -> str:
+    rows, signatures = [], []
+    for file in files:
+        report = read_json(file)
+        found = {score["name"]: score for score in report["scores"]}
+        checkpoint, machine, metadata = report["checkpoint"], report["machine"], metadata_of(report)
+        rows.append(
+            [
+                metadata["corpus"],
+                checkpoint["options"]["model"]["_name"],
+                f"{metadata['test']} ({report['lines']:,})",
+                *(f"{found[name]['value']:.1f}" if name in found else "" for name in SCORES),
+                f"{checkpoint['parameters'] / 1e6:.1f}M",
+                f"{checkpoint['updates']:,}",
+                f"{checkpoint['training_seconds'] / 60:.0f} min",
+                machine["gpu"] or f"{machine['cpus']} cores, {machine['cpu']}",
+            ]
+        )
+        signatures += [f"{name}: `{found[name]['signature']}`" for name in SCORES if name in found]
+    head = ["corpus", "architecture", "test set (lines)", *SCORES]
+    head += ["parameters", "updates", "training time", "scored on"]
+    return table(head, rows) + caption("Signatures: " + ", ".join(dict.fromkeys(signatures)) + ".")
+
+
+def preparation(files) -> str:
+    rows, projections = [], []
+    for file in files:
+        report = read_json(file)
+        for run in report["runs"]:
+            for stage, figures in run["stages"].items():
+                speed = figures.get("sentences_per_core_second")
+                seconds, peak = f"{figures['seconds']:.0f}", f"{figures['peak_mb']:,.0f}"
+                text = f"{report['text']}{' x ' + str(run['times']) if run['times'] > 1 else ''}"
+                rows.append([text, f"{run['pairs']:,}", stage, seconds, peak, f"{speed:,.0f}" if speed else ""])
+        small, large = report["runs"]
+        # Of the single copy: with several copies the cache of words is hit more often.
+        hours = 2 * WMT14_EN_FR_PAIRS / small["stages"]["spm-encode --clean"]["sentences_per_core_second"] / 3600
+        # fairseq-preprocess has a fixed cost, and a cost proportional to the text.
+        binarize = [run["stages"]["fairseq-preprocess"] for run in (small, large)]
+        seconds_more, mb_more = (
+            (binarize[1][what] - binarize[0][what]) / (large["pairs"] - small["pairs"]) * WMT14_EN_FR_PAIRS
+            for what in ("seconds", "peak_mb")
+        )
+        projections.append(
+            f"Projection to {WMT14_EN_FR_PAIRS / 1e6:.0f} million pairs of the average length of {report['text']}: "
+            f"{hours:.1f} core hours to clean and encode; for fairseq-preprocess {seconds_more / 3600:.1f} hours on "
+            f"{report['workers']} cores and {(binarize[1]['peak_mb'] + mb_more) / 1024:.1f} GB."
+        )
+    head = ("corpus", "pairs", "stage", "time (s)", "peak memory (MB)", "sentences/s per core")
+    return table(head, rows) + "".join(map(caption, projections))
+
+
+def perplexity(files) -> str:
+    runs = [run for file in files for run in read_json(file)["runs"]]
+    epochs = range(max(len(run["valid_ppl"]) for run in runs))
+    rows = [
+        [f"`{run['options']}`", *(f"{run['valid_ppl'][i]:.1f}" if i < len(run["valid_ppl"]) else "" for i in epochs)]
+        for run in runs
+    ]
+    return table(["options", *(f"epoch {i + 1}" for i in epochs)], rows)
+
+
+def promises(files) -> str:
+    found = read_json(files[0])
+    tests = [str(file.relative_to(ROOT)) for file in files[1:]]
+    rows = []
+    for promise, shown in sorted(found.items(), key=lambda item: item[1]["test"]):
+        file, name = shown["test"].split("::")
+        if file in tests:
+            rows.append([promise, shown["figure"], f"`{name}`"])
+    return table(["guarantee", "result", "test"], rows)
+
+
+def measured(files) -> str:
+    found = read_json(files[0])
+    rows = found["rows"]
+    versions = "".join(f", {name} {version}" for name, version in found["versions"].items())
+    about = caption(f"{found['cpu']}, {found['threads']} threads{versions}, {found['date']}.")
+    return table(list(rows[0]), [row.values() for row in rows]) + about
+
+
+def headline(files) -> str:
+    """Return five rows with BLEU of both language pairs, parameters and training speed."""
+    found = [read_json(path) for path in files]
+    comparisons = {report["rows"][0]["runs"][0]["corpus"]: report for report in found if "settings" not in report}
+    speeds = {report["settings"]["resmlp"]: report for report in found if "settings" in report}
+    by_pair = {pair: {row["name"]: row for row in comparisons[corpus]["rows"]} for corpus, pair in PAIRS.items()}
+
+    def bleu(row) -> str:
+        if row is None:
+            return "–"
+        deviation = row["bleu_deviation"]
+        return f"{row['bleu']:.1f}" + ("" if deviation is None else f" ± {deviation:.1f}")
+
+    def median(options, label) -> float:
+        (value,) = (row["ratio"]["median"] for row in speeds[options]["rows"] if row["what"] == label)
+        return value
+
+    def ratio(options) -> str:
+        if options not in speeds:
+            return ""
+        return f"{median(options, TIMED_AS_TRAINED):.1f} ({median(options, TIMED_ALIKE):.1f})"
+
+    cells = []
+    for name, (label, options) in HEADLINE.items():
+        rows = [by_pair[pair].get(name) for pair in PAIRS.values()]
+        seeds = ", ".join(str(len(row["runs"])) if row else "–" for row in rows)
+        speed = "1 (post-norm)" if name == "transformer-pre-norm" else ratio(options)
+        cells.append([label, *map(bleu, rows), seeds, f"{rows[0]['parameters'] / 1e6:.2f}M", speed])
+    head = ["", *(f"BLEU {pair}" for pair in PAIRS.values()), "seeds (De, Fr)", "parameters", "training speed"]
+
+    first = comparisons["multi30k.en-de"]
+    run, machine = first["rows"][0]["runs"][0], first["machine"]
+    device = machine["gpu"] or f"a {machine['cpus']}-core CPU"
+    post_norm, tuned = [by_pair[pair]["transformer"] for pair in PAIRS.values()], by_pair["En-De"]["linear-tuned"]
+    about = (
+        f"Multi30k {run['test']}, sacreBLEU (`{run['signature']}`), mean ± standard deviation over seeds; – means not "
+        f"run. {run['updates']:,} updates on {device} ({machine['cpu']}, torch {first['versions']['torch']}, "
+        f"{first['date'][:10]}). The post-norm Transformer reaches {' and '.join(map(bleu, post_norm))} "
+        f"({' and '.join(str(len(row['runs'])) for row in post_norm)} seeds), the paper's layer with a tuned learning "
+        f"rate and dropout {bleu(tuned)} on En-De ({len(tuned['runs'])} seed). Parameters are those of En-De. Speed is "
+        "training steps per second relative to fairseq's post-norm Transformer (float32, 32 x 30 tokens), ResMLP with "
+        "the fused criterion of this plugin; in parentheses, with fairseq's criterion and torch's matrix products in "
+        "both models. **WMT14, the paper's benchmark, has not been run yet.**"
+    )
+    return table(head, cells) + caption(about)
+
+
+def quality(files) -> str:
+    return quality_table(read_json(files[0]))
+
+
+def quality_table(found) -> str:
+    """Return a table with a row per model, averaged over its seeds; `found` is the output of compare_runs.py."""
+
+    def spread(row, figure, digits=1):
+        deviation = row[f"{figure}_deviation"]
+        return f"{row[figure]:.{digits}f}" + (f" ± {deviation:.{digits}f}" if deviation is not None else "")
+
+    compared = [run for row in found["rows"] for run in row["runs"] if "difference" in run]
+    baseline = baseline_of(found) if compared else None
+    rows = []
+    for row in found["rows"]:
+        cells = {"model": row["name"], "seeds": len(row["runs"]), "sacreBLEU": spread(row, "bleu")}
+        if baseline:
+            runs = [run for run in row["runs"] if "difference" in run]
+            mean = f"{sum(run['difference'] for run in runs) / len(runs):+.1f}" if runs else ""
+            probabilities = ", ".join("–" if run["p"] is None else f"{run['p']:.3f}" for run in runs)
+            updates = (f"{run['level_after']:,}" if run["level_after"] else "never" for run in runs)
+            cells["difference (p)"] = mean and f"{mean} ({probabilities})"
+            cells["updates to match"] = "; ".join(updates)
+        cells["validation perplexity"] = spread(row, "valid_perplexity", 2)
+        cells.update({"chrF2": spread(row, "chrf"), "parameters": f"{row['parameters'] / 1e6:.2f}M"})
+        rows.append({**cells, "training time (s)": f"{row['seconds']:,.0f}"})
+    run, machine = found["rows"][0]["runs"][0], found["machine"]
+    about = f"{run['corpus']}, {run['test']}, `{run['signature']}`, {machine['gpu'] or machine['cpu']}"
+    about += f", torch {found['versions']['torch']}, {found['date'][:10]}."
+    if any(len(row["runs"]) > 1 for row in found["rows"]):
+        about += " ±: standard deviation over seeds."
+    if baseline:
+        about += f" Difference: sacreBLEU compared with {baseline}, mean over common seeds; p: paired bootstrap"
+        about += " resampling, per seed"
+        if any(run["p"] is None for run in compared):
+            about += "; –: no paired test, because the translations were not kept"
+        about += ". Updates to match: number of updates until the validation perplexity was as low as that of "
+        about += f"{baseline} at the end of training, per seed."
+    return table(list(rows[0]), [row.values() for row in rows]) + caption(about)
+
+
+def commands(files) -> str:
+    return "```bash\n" + "\n".join(map(wrapped, commands_of(read_json(files[0])))) + "\n```\n"
+
+
+def commands_of(found) -> list:
+    """Return the training commands of the first seed of each row of a table."""
+    return [command for row in found["rows"] for command in row["runs"][0]["commands"]]
+
+
+def wrapped(command: str) -> str:
+    """Wrap a shell command before its options, and long lists of files between the files."""
+    lines = [""]
+    for part in re.split(r"(?<!\\) (?=-)", command):
+        if len(part) > WIDTH - 6:
+            part = part.replace(":", ":\\\n")
+        longer = f"{lines[-1]} {part}" if lines[-1] else part
+        if len(longer) > WIDTH - 2 and lines[-1]:
+            lines.append(f"    {part}")
+        else:
+            lines[-1] = longer
+    return " \\\n".join(lines)
+
+
+def curves(files) -> str:
+    """Return the validation perplexity of the first seed of each row after each number of updates."""
+    rows = [row for file in files for row in read_json(file)["rows"]]
+    found = [dict(row["runs"][0]["curve"]) for row in rows]
+    updates = sorted(set().union(*found))
+    cells = [[f"{curve[update]:.1f}" if update in curve else "" for update in updates] for curve in found]
+    head = ["updates", *(f"{update:,}" for update in updates)]
+    return table(head, [[row["name"], *line] for row, line in zip(rows, cells, strict=True)])
+
+
+def lengths(files) -> str:
+    found = read_json(files[0])
+    first, *others = found["rows"][0]["bleu"]
+
+    def cell(row, name):
+        difference = f" ({row['bleu'][name] - row['bleu'][first]:+.1f})" if name != first else ""
+        length = f", {row['length'][name]:.0%}" if "length" in row else ""
+        return f"{row['bleu'][name]:.1f}{difference}{length}"
+
+    rows = [
+        [row["text"], row["words"], f"{row['lines']:,}", *(cell(row, name) for name in (first, *others))]
+        for row in found["rows"]
+    ]
+    head = ["text", "source words", "lines", first, *others]
+    about = f"sacreBLEU (difference from {first})"
+    if "length" in found["rows"][0]:
+        about += ", and length of the translations in % of the length of the references"
+    about += f". {found['machine']['cpu']}, torch {found['versions']['torch']}, {found['date'][:10]}."
+    return table(head, rows) + caption(about)
+
+
+def report(files) -> str:
+    found = read_json(files[0])
+    return table(found["head"], found["rows"])
+
+
+def text(files) -> str:
+    return "```\n" + files[0].read_text(encoding="utf-8").rstrip("\n") + "\n```\n"
+
+
+def speed(files) -> str:
+    found = read_json(files[0])
+    head, *rows = benchmark_tables.speed(found)
+    notes = "".join(caption(f"{note}.") for note in found["notes"])
+    return table(head, rows) + notes + caption(f"{benchmark_tables.about(found)}.")
+
+
+def breakdown(files) -> str:
+    head, *rows = benchmark_tables.breakdown(read_json(files[0]))
+    return table(head, rows)
+
+
+MAKE = {
+    "headline": headline,
+    "quality": quality,
+    "commands": commands,
+    "curves": curves,
+    "lengths": lengths,
+    "scores": scores,
+    "perplexity": perplexity,
+    "preparation": preparation,
+    "promises": promises,
+    "speed": speed,
+    "breakdown": breakdown,
+    "measured": measured,
+    "report": report,
+    "text": text,
+}
+BLOCK = re.compile(rf"(<!-- ({'|'.join(MAKE)}) ([^\n]+) -->\n).*?(<!-- end -->)", re.S)
+
+
+if __name__ == "__main__":
+    main()
