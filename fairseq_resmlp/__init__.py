@@ -1,14 +1,16 @@
 """fairseq plugin: machine translation with sequence-to-sequence ResMLP (arXiv 2105.03404, section 3.6).
 
-Importing the package is cheap: it loads neither torch nor fairseq. As soon as fairseq is imported, before or after, by
-the program or by a part of this package, the plugin is registered: fairseq is patched, and the model and the criterions
-become available. This is what `--user-dir fairseq_resmlp` relies on.
+Importing the package loads neither torch nor fairseq. The plugin is registered as soon as both this package and
+fairseq have been imported, in either order: fairseq is patched, and the model and the criterions become available.
+`--user-dir fairseq_resmlp` relies on this.
 """
 
+import contextlib
 import importlib
-import importlib.util
 import logging
 import sys
+import warnings
+from collections.abc import Iterator
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -21,10 +23,11 @@ __version__ = "0.2.0"
 
 # In this order: patches come first.
 _REGISTERED = ("criterions.fused_cross_entropy", "criterions.distillation", "model.registration")
-# The first import of any of these registers the plugin.
+# The first import of any of these registers the plugin. All but the first import fairseq themselves, and registration
+# imports them: if it began in the middle of their import, it would find them partially initialized.
 _TRIGGERS = (
     "fairseq",
-    "fairseq_cli",  # its modules import fairseq, and would be patched while they are partially imported
+    "fairseq_cli",
     *(f"{__name__}.{part}" for part in ("checkpoints", "criterions", "fairseq_patches", "model", "modules", "resmlp")),
 )
 
@@ -36,25 +39,38 @@ def __getattr__(name: str) -> Any:
 
 
 def _register() -> None:
-    importlib.import_module(f"{__name__}.fairseq_patches.apply").apply_patches()
-    for name in _REGISTERED:
-        importlib.import_module(f"{__name__}.{name}")
+    with _unchanged_logging():
+        importlib.import_module(f"{__name__}.fairseq_patches.apply").apply_patches()
+        for name in _REGISTERED:
+            importlib.import_module(f"{__name__}.{name}")
+
+
+@contextlib.contextmanager
+def _unchanged_logging() -> Iterator[None]:
+    """Restore the root logger afterwards.
+
+    Some of fairseq's modules configure logging for the whole program when they are imported, down to DEBUG, and one of
+    them reports that tensorboardX is missing.
+    """
+    root = logging.getLogger()
+    level, handlers = root.level, list(root.handlers)
+    logging.getLogger("fairseq.tasks.text_to_speech").setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+        root.handlers[:] = handlers
 
 
 class _RegisterOnImport:
     """Import hook that registers the plugin after the first import of one of `_TRIGGERS`, then removes itself."""
 
-    def __init__(self) -> None:
-        self.searching = False
-
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        if name not in _TRIGGERS or self.searching:
+        finders = list(sys.meta_path)
+        if name not in _TRIGGERS or self not in finders:
             return None
-        self.searching = True  # what follows calls this method again
-        try:
-            spec = importlib.util.find_spec(name)
-        finally:
-            self.searching = False
+        later = (getattr(finder, "find_spec", None) for finder in finders[finders.index(self) + 1 :])
+        spec = next(filter(None, (find(name, path, target) for find in later if find)), None)
         if spec is None or spec.loader is None:
             return spec
         load = spec.loader.exec_module
@@ -64,17 +80,16 @@ class _RegisterOnImport:
                 load(module)
                 return
             sys.meta_path.remove(self)
-            # Some of fairseq's modules configure logging for the whole program when they are imported, down to DEBUG,
-            # and one of them reports that tensorboardX is missing.
-            root = logging.getLogger()
-            level, handlers = root.level, list(root.handlers)
-            logging.getLogger("fairseq.tasks.text_to_speech").setLevel(logging.WARNING)
-            load(module)
-            _register()
-            root.setLevel(level)
-            root.handlers[:] = handlers
+            warnings.filterwarnings("ignore", message="`torch.jit.script` is deprecated")  # fairseq, when imported
+            try:
+                with _unchanged_logging():
+                    load(module)
+                    _register()
+            except BaseException:
+                sys.meta_path.insert(0, self)  # the program may fix the cause and import again
+                raise
 
-        spec.loader.exec_module = load_and_register  # type: ignore[method-assign]
+        spec.loader.exec_module = load_and_register
         return spec
 
 

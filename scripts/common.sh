@@ -145,5 +145,5 @@ sys.exit(not all(map(u.find_spec, ("fairseq", "sacremoses", "tensorboardX"))))'
 }
 if ! environment_is_complete; then
     export PATH=$root/.venv/bin:$PATH
-    environment_is_complete || make -C "$root" --no-print-directory .venv/installed-reproduce
+    environment_is_complete || make -C "$root" --no-print-directory install EXTRAS=reproduce
 fi

@@ -1,11 +1,11 @@
-"""The command group, and the errors of all commands."""
+"""The command group, and how all commands report errors."""
 
 from typing import Any
 
 import click
 
 from fairseq_resmlp import __version__
-from fairseq_resmlp.cli import data, evaluation, inference, training
+from fairseq_resmlp.cli import data, environment, evaluation, inference, training
 from fairseq_resmlp.common.errors import InputError
 
 RENAMED = {
@@ -21,6 +21,8 @@ class OneLineErrors(click.Command):
     def invoke(self, context: click.Context) -> Any:
         try:
             return super().invoke(context)
+        except BrokenPipeError:
+            raise  # the reader of a pipe has seen enough; click ends without a message
         except (InputError, OSError) as error:
             raise click.ClickException(str(error)) from error
         except ModuleNotFoundError as error:
@@ -33,7 +35,7 @@ class OneLineErrors(click.Command):
 
 
 class CommandGroup(OneLineErrors, click.Group):
-    """A group that answers the old name of a command with the new one."""
+    """A group that reports the new name of a renamed command."""
 
     def resolve_command(
         self, context: click.Context, args: list[str]
@@ -53,6 +55,6 @@ def main() -> None:
     """
 
 
-for module in (data, training, evaluation, inference):
+for module in (data, training, evaluation, inference, environment):
     for command in module.COMMANDS:
         main.add_command(command)

@@ -7,6 +7,7 @@ from fairseq_resmlp.fairseq_patches import (
     command_line,
     data,
     divergence,
+    extensions,
     generation,
     hydra,
     progress,
@@ -17,6 +18,7 @@ from fairseq_resmlp.fairseq_patches import (
 @cache  # applying a patch twice would wrap fairseq's functions twice
 def apply_patches() -> None:
     """Apply every patch that fairseq still needs. Further calls do nothing."""
+    extensions.supply_missing_extensions()
     checkpoints.patch_checkpoint_loading()
     checkpoints.restrict_eval_to_literals()
     data.fix_dropped_last_batch()

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fairseq_resmlp.common.environment import cpu_info
-from fairseq_resmlp.common.onednn import onednn_linear
+from fairseq_resmlp.common.onednn import has_onednn_linear, onednn_linear
 
 ONEDNN_MIN_OUTPUTS = 4096  # outputs of a layer from which oneDNN is faster than fbgemm in int8
 
@@ -33,6 +33,15 @@ def quantize(matrix: Tensor) -> QuantizedMatrix:
     return QuantizedMatrix((matrix / scale[:, None]).round().to(torch.int8), scale)
 
 
+# torch's quantized tensors are deprecated. If they are missing, oneDNN's operators on plain int8 tensors take their
+# place. If these are missing, too, matrices are stored in 8 bits but multiplied in float32.
+HAS_QUANTIZED_TENSORS = (
+    hasattr(torch, "_make_per_channel_quantized_tensor")
+    and hasattr(torch.ops.quantized, "linear_prepack")
+    and hasattr(torch.ops.quantized, "linear_dynamic")
+)
+HAS_ONEDNN_INT8 = hasattr(torch.ops.onednn, "qlinear_prepack") and hasattr(torch.ops.onednn, "qlinear_pointwise")
+
 # fbgemm accumulates products of 8 bits in 16 bits, which overflow if both factors are large, unless the CPU has an
 # instruction that accumulates in 32 bits (AVX512-VNNI; fbgemm does not use its short form, AVX-VNNI). Without it,
 # activations are rounded to 7 bits.
@@ -51,15 +60,20 @@ def make_linear(weight: Tensor | QuantizedMatrix, bias: Tensor, dtype: str) -> L
         dtype: int8, or another value to multiply in the type of `weight`
     """
     if dtype == "int8":
-        return _make_int8_linear(weight if isinstance(weight, QuantizedMatrix) else quantize(weight), bias)
+        quantized = weight if isinstance(weight, QuantizedMatrix) else quantize(weight)
+        if HAS_QUANTIZED_TENSORS:
+            return _make_quantized_tensor_linear(quantized, bias)
+        if HAS_ONEDNN_INT8:
+            return _make_onednn_int8_linear(quantized, bias)
+        weight = quantized.float()
     assert isinstance(weight, Tensor)
     W = weight
-    if W.dtype == torch.float32 and W.device.type == "cpu" and torch.backends.mkldnn.is_available():
+    if W.dtype == torch.float32 and W.device.type == "cpu" and has_onednn_linear():
         return lambda x: onednn_linear(x, W, bias)
     return lambda x: F.linear(x, W, bias)
 
 
-def _make_int8_linear(weight: QuantizedMatrix, bias: Tensor) -> Linear:
+def _make_quantized_tensor_linear(weight: QuantizedMatrix, bias: Tensor) -> Linear:
     rows, scale = weight
     engine = torch.backends.quantized.engine
     try:
@@ -75,3 +89,22 @@ def _make_int8_linear(weight: QuantizedMatrix, bias: Tensor) -> Linear:
         torch.backends.quantized.engine = engine
     run, reduce_range = torch.ops.quantized.linear_dynamic.default, REDUCE_RANGE
     return lambda x: run(x, packed, reduce_range)
+
+
+def _make_onednn_int8_linear(weight: QuantizedMatrix, bias: Tensor) -> Linear:
+    packed = torch.ops.onednn.qlinear_prepack(weight.rows, None)
+    zeros = torch.zeros(len(weight.rows), dtype=torch.int32)
+    levels = 127 if REDUCE_RANGE else 255
+    multiply = torch.ops.onednn.qlinear_pointwise.default
+
+    def linear(x: Tensor) -> Tensor:
+        low, high = (float(value) for value in torch.aminmax(x))
+        low, high = min(low, 0.0), max(high, 0.0)  # zero is represented exactly
+        scale = max((high - low) / levels, torch.finfo(torch.float32).tiny)
+        zero_point = round(-low / scale)
+        rounded = (x / scale).round_().add_(zero_point).clamp_(0, levels).to(torch.uint8)
+        return multiply(
+            rounded, scale, zero_point, packed, weight.scale, zeros, bias, 1.0, 0, torch.float32, "none", [], ""
+        )
+
+    return linear

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from fairseq_resmlp.common.onednn import onednn_linear
+from fairseq_resmlp.common.onednn import has_onednn_linear, onednn_linear
 
 
 def use_onednn(x: Tensor) -> bool:
@@ -16,7 +16,7 @@ def use_onednn(x: Tensor) -> bool:
     return (
         x.dtype == torch.float32
         and x.device.type == "cpu"
-        and torch.backends.mkldnn.is_available()
+        and has_onednn_linear()
         and torch.backends.cpu.get_cpu_capability() == "AVX512"
         and not torch.is_autocast_enabled("cpu")
         and x.numel() > 0

@@ -1,12 +1,16 @@
 """The command group: errors in one line, and old names that lead to the new ones."""
 
+import re
 import sys
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 import fairseq_resmlp
 from fairseq_resmlp.cli.main import main
+from fairseq_resmlp.common import environment
+from support.commands import run
 from support.paths import GOLDEN
 
 
@@ -65,3 +69,25 @@ def test_invalid_input_is_reported_in_one_line(tmp_path):
     done = invoke("export", GOLDEN, GOLDEN)
     assert done.exit_code == 1
     assert done.output.splitlines()[-1].startswith(f"Error: {GOLDEN} already exists: choose another directory")
+
+
+def test_doctor_names_versions_and_what_is_missing_for_which_extra(monkeypatch):
+    present = environment.find_spec
+    monkeypatch.setattr(environment, "find_spec", lambda name: None if name == "gradio" else present(name))
+    lines = dict(re.split(" {2,}", line, maxsplit=1) for line in invoke("doctor").output.splitlines())
+    assert lines["torch"] == torch.__version__
+    assert lines["fairseq-resmlp"].startswith(fairseq_resmlp.__version__)
+    assert lines["extra server"] == "missing gradio: pip install 'fairseq-resmlp[server]'"
+    assert lines["fairseq"].startswith("0.12.3.1, ")
+    assert {"Python", "CPU", "cores", "GPU", "extra report", "extra reproduce", "extra bench"} <= set(lines)
+
+
+def test_doctor_works_without_fairseq(monkeypatch):
+    monkeypatch.setattr(environment, "find_spec", lambda name: None)
+    assert re.search("^fairseq +not installed: exported models can be translated", invoke("doctor").output, re.M)
+
+
+def test_a_reader_that_has_seen_enough_gets_no_error():
+    done = run("bash", "-c", "fairseq-resmlp doctor | head -n 1; exit ${PIPESTATUS[0]}", check=False)
+    assert done.stdout.startswith("fairseq-resmlp")
+    assert done.stderr == ""

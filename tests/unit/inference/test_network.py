@@ -36,7 +36,7 @@ def test_attention_of_a_translation_equals_that_of_the_model(options):
 @pytest.mark.parametrize("k", [1, 4])
 @torch.inference_mode()
 def test_topk_candidates_equal_those_of_a_complete_sort(words, logits, k, monkeypatch):
-    monkeypatch.setattr(network_module, "LOGITS", logits)
+    monkeypatch.setattr(network_module, "MAX_LOGITS", logits)
     network = make_network(make_model(make_task(words=words)))
     B, V = 5, words + 4
     x, scores = 3 * torch.randn(B * k, 16), torch.randn(B, k)

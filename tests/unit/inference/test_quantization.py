@@ -6,7 +6,7 @@ from torch.nn import functional as F
 from fairseq_resmlp.inference import network as network_module
 from fairseq_resmlp.inference import quantization
 from fairseq_resmlp.inference.network import PAD, Network
-from fairseq_resmlp.inference.quantization import QuantizedMatrix, quantize
+from fairseq_resmlp.inference.quantization import QuantizedMatrix, make_linear, quantize
 from fairseq_resmlp.model.export import to_inference_weights
 from support.inference import teacher_forced_log_probs
 from support.models import make_batch, make_model, make_sentences, make_task
@@ -53,3 +53,17 @@ def test_int8_differs_from_float32_by_rounding_only(monkeypatch):
     assert (quantized - log_probs("int8")).abs().max() < 0.001 * exact.std()
     monkeypatch.setattr(quantization, "REDUCE_RANGE", False)
     assert (exact - log_probs("int8")).abs().max() < 0.045 * exact.std()
+
+
+def test_each_replacement_of_quantized_tensors_multiplies_alike(monkeypatch):
+    torch.manual_seed(0)
+    weight, bias, x = 0.1 * torch.randn(300, 64), torch.randn(300), torch.randn(20, 64)
+    exact = x @ weight.t() + bias
+    usual = make_linear(weight, bias, "int8")(x)
+    monkeypatch.setattr(quantization, "HAS_QUANTIZED_TENSORS", False)
+    if quantization.HAS_ONEDNN_INT8:
+        torch.testing.assert_close(make_linear(weight, bias, "int8")(x), usual, atol=0.02, rtol=0)
+    monkeypatch.setattr(quantization, "HAS_ONEDNN_INT8", False)
+    in_float = make_linear(weight, bias, "int8")(x)
+    torch.testing.assert_close(in_float, x @ quantize(weight).float().t() + bias)
+    assert (in_float - exact).abs().max() <= (usual - exact).abs().max()

@@ -8,9 +8,13 @@ import pytest
 from sacrebleu.metrics import BLEU
 
 from fairseq_resmlp import ResMLPModel
+from fairseq_resmlp.common import onednn
+from fairseq_resmlp.inference import quantization
 from fairseq_resmlp.inference.beam_search import SearchOptions, beam_search
 from fairseq_resmlp.inference.translator import Translator
 from fairseq_resmlp.model.export import export_model
+from fairseq_resmlp.modules import linear
+from support.inference import SHORT
 from support.paths import GOLDEN, ROOT
 from support.texts import EDGE_CASES, PLAIN
 
@@ -128,3 +132,17 @@ def test_int8_costs_at_most_0_3_bleu_on_multi30k(multi30k, record_promise):
     record_promise(
         "int8 costs at most 0.3 BLEU on test2016", f"sacreBLEU {exact:.2f} in float32, {rounded:.2f} in int8"
     )
+
+
+def test_translations_are_the_same_without_the_onednn_operator(exported_models, monkeypatch):
+    lines = [line for line in LINES if line]
+    expected = Translator.load(str(exported_models / "float32"), options=SHORT)(lines)
+
+    def missing(*_):
+        raise AttributeError("_linear_pointwise")
+
+    monkeypatch.setattr(onednn, "_HAS_OPERATOR", False)
+    for module in (linear, quantization):
+        monkeypatch.setattr(module, "onednn_linear", missing)
+    assert Translator.load(str(exported_models / "float32"), options=SHORT)(lines) == expected
+    assert ResMLPModel.from_pretrained(GOLDEN).translate(lines, beam=2, max_len_b=10) == expected
