@@ -59,7 +59,7 @@ NORMALIZATION = {"affine": Aff, "layer": LayerNorm}  # the choices of --normaliz
 
 @register_token_mixing("linear")
 class LinearMixing(TokenMixing):
-    """A linear layer across tokens, the same for every channel: y = A x + b, the inside of equation (2).
+    """A linear layer across tokens, the same for every channel: y = A x + b in equation (2).
 
     A (N x N) is cropped to T x T. If `causal`, the forward pass masks it to its lower triangle: the entries above the
     diagonal start at zero, receive zero gradients and stay zero. With several heads, A is h x N x N.
@@ -136,7 +136,7 @@ ACTIVATION = {"gelu": F.gelu, "relu": F.relu}  # the choices of --activation-fn
 
 
 class FeedForward(nn.Module):
-    """C GELU(B x), the inside of equation (3). Shape: (..., d) to (..., d)."""
+    """C GELU(B x) in equation (3). Shape: (..., d) to (..., d)."""
 
     def __init__(self, d: int, hidden: int, cfg):
         super().__init__()

@@ -4,7 +4,7 @@
         --text NAME=PREFIX ... --out FILE
 
 Each model translates PREFIX.SOURCE of each text with beam 4. Lines are grouped by their number of source words; a group
-of fewer than 20 lines is too small for a score and is left out. PREFIX*K joins each K consecutive lines of PREFIX with
+of fewer than 20 lines is too small for a score and is skipped. PREFIX*K joins each K consecutive lines of PREFIX with
 spaces, which gives longer lines of the same kind. --longest and --lines limit the lines of a text that are used.
 
 For each group, FILE gets the number of lines and, for each model, sacreBLEU and the length ratio: the length of the
@@ -61,7 +61,7 @@ def main() -> None:
         for first, last in zip([1] + [edge + 1 for edge in edges], [*edges, args.longest], strict=True):
             group = [pair for pair in pairs if first <= len(pair[0].split()) <= last][: args.lines]
             if len(group) < MIN_LINES:
-                print(f"{name}, {first} to {last} words: left out, only {len(group)} lines")
+                print(f"{name}, {first} to {last} words: skipped, only {len(group)} lines")
                 continue
             sources, references = map(list, zip(*group, strict=True))
             scores = {other: score(model, sources, references) for other, model in models.items()}

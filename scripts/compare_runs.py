@@ -151,6 +151,7 @@ def scored_lines(path: Path, found: dict) -> Sequence[str]:
 
 
 def existing(path: Path) -> Path:
+    """Return the path, or exit with an error if it does not exist."""
     if not path.exists():
         raise SystemExit(f"error: {path} not found; scripts/ablate.sh writes it")
     return path

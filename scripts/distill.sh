@@ -26,7 +26,7 @@ translate() {
     run fairseq-generate "$out/data-bin" --user-dir "$plugin" --path "$teacher" --gen-subset train \
         --beam "$beam" --lenpen "$lenpen" --max-tokens 4000 --skip-invalid-size-inputs-valid-test \
         --results-path "$pieces" "${options[@]}"
-    # Lines H-<sentence> <score> <tokens>, longest first: sort by sentence number and pair with the source
+    # Lines H-<sentence> <score> <tokens>, grouped by length: sort by sentence number and pair with the source
     grep ^H- "$pieces/generate-train.txt" | sed s/^H-// | LC_ALL=C sort -n > "$pieces/hypotheses"
     [ -z "$(cut -f1 "$pieces/hypotheses" | uniq -d)" ] || fail "several translations per sentence: remove --nbest"
     cut -f3 "$pieces/hypotheses" > "$pieces/train.$target"

@@ -54,7 +54,7 @@ for test in $(test_sets); do
     fi
     translate() {
         run "${generate[@]}" --results-path "$results.part"
-        # Lines H-<sentence> <score> <translation>, longest first: restore the order of the test set
+        # Lines H-<sentence> <score> <translation>, grouped by length: restore the order of the test set
         grep ^H- "$results.part/generate-test$number.txt" | sed s/^H-// | LC_ALL=C sort -n | cut -f3 \
             > "$results.part/translation.$target"
         echo "$made_by" > "$results.part/made_by"

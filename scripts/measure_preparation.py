@@ -33,7 +33,7 @@ def main() -> None:
     for times in (1, args.times):
         with tempfile.TemporaryDirectory() as directory:
             runs.append(measure(args, times, Path(directory)))
-    settings = {"text": args.source.parent.name, "workers": os.cpu_count(), "vocab_size": args.vocab_size}
+    settings = {"text": args.source.resolve().parent.name, "workers": os.cpu_count(), "vocab_size": args.vocab_size}
     args.json.write_text(json.dumps({**settings, "max_lines": args.max_lines, "runs": runs}, indent=1) + "\n")
 
 

@@ -54,7 +54,7 @@ HEADLINE = {
     "linear": ("the paper's layer, A with Aff (`resmlp_small_linear`)", ""),
     "linear-layernorm": ("A with LayerNorm in place of Aff (`--normalization layer`)", None),
     "toeplitz-linear": (
-        "A learned as offsets + entries, LayerNorm (`toeplitz_linear`)",
+        "A as one weight per offset plus one per entry, LayerNorm (`toeplitz_linear`)",
         "--token-mixing toeplitz_linear --normalization layer",
     ),
     "resmlp_small": (
@@ -239,8 +239,9 @@ def headline(files) -> str:
     post_norm, tuned = [by_pair[pair]["transformer"] for pair in PAIRS.values()], by_pair["En-De"]["linear-tuned"]
     about = (
         f"Multi30k {run['test']}, sacreBLEU (`{run['signature']}`), mean ± standard deviation over seeds; – means not "
-        f"run. {run['updates']:,} updates on {device} ({machine['cpu']}, torch {first['versions']['torch']}, "
-        f"{first['date'][:10]}). The post-norm Transformer reaches {' and '.join(map(bleu, post_norm))} "
+        f"part of this comparison. {run['updates']:,} updates on {device} ({machine['cpu']}, "
+        f"torch {first['versions']['torch']}, {first['date'][:10]}). "
+        f"The post-norm Transformer reaches {' and '.join(map(bleu, post_norm))} "
         f"({' and '.join(str(len(row['runs'])) for row in post_norm)} seeds), the paper's layer with a tuned learning "
         f"rate and dropout {bleu(tuned)} on En-De ({len(tuned['runs'])} seed). Parameters are those of En-De. Speed is "
         "training steps per second relative to fairseq's post-norm Transformer (float32, 32 x 30 tokens), ResMLP with "

@@ -32,7 +32,7 @@ train_and_translate() {
         --save-dir "$out/$name" --log-interval 100 --log-format simple --log-file "$out/$name/train.log"
     run fairseq-generate "$out/data-bin" --user-dir fairseq_resmlp --path "$out/$name/checkpoint_best.pt" \
         --beam 4 --remove-bpe sentencepiece --max-tokens 4000 --cpu --results-path "$out/$name"
-    # Lines H-<sentence> <score> <translation>, longest first: restore the order of the test set
+    # Lines H-<sentence> <score> <translation>, grouped by length: restore the order of the test set
     local dir
     dir=$(printf %q "$out/$name")
     run_line "grep ^H- $dir/generate-test.txt | sed s/^H-// | sort -n | cut -f3 > $dir/test.hyp.de"
@@ -82,7 +82,7 @@ python -c "from fairseq_resmlp import ResMLPModel
 print(ResMLPModel.from_pretrained('$out/model').translate(['The old king sees a small dog.']))"
 
 Next: plot what the layers have learned, or translate in a browser. Install the dependencies of these commands with
-pip install -c constraints.txt --no-build-isolation -e '.[server,report]'
+make install EXTRAS=server,report
 
 fairseq-resmlp report $out/linear $out/none --out $out/report
 fairseq-resmlp serve $out/model

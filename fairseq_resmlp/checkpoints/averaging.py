@@ -1,4 +1,4 @@
-"""Averaging the parameters of several checkpoints of one training."""
+"""Averaging the parameters of several checkpoints of one training run."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,12 +18,12 @@ def average_checkpoints(paths: Sequence[str]) -> dict[str, Any]:
         paths: one or more checkpoints of the same architecture
 
     Returns:
-        the content of the last checkpoint with averaged parameters and without the optimizer state, which belongs to
-        none of the averages
+        the content of the last checkpoint with averaged parameters and without the optimizer state, which does not
+        apply to them
 
     Raises:
         InputError: a file is not safe to load (see `read_checkpoint`), has parameters of other names or shapes, or
-            belongs to a training with another dictionary
+            was trained with another dictionary
     """
     total: dict[str, torch.Tensor] = {}
     fixed: dict[str, torch.Tensor] = {}  # not averaged: counters and dictionary hashes
@@ -45,7 +45,7 @@ def average_checkpoints(paths: Sequence[str]) -> dict[str, Any]:
         for name in sorted(state["model"].keys() - parameters.keys()):
             value = state["model"][name]
             if name.endswith("dictionary_version") and not torch.equal(fixed.get(name, value), value):
-                raise InputError(f"{path} and {paths[0]} are from different trainings: {name} differs")
+                raise InputError(f"{path} and {paths[0]} are from different training runs: {name} differs")
             fixed[name] = value
     mean = {name: (total[name] / len(paths)).to(value.dtype) for name, value in parameters.items()}
     state["model"] = {**mean, **fixed}

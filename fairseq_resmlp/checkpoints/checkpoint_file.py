@@ -101,7 +101,7 @@ def upgrade(state: dict[str, Any]) -> None:
 
 
 def _strings(values: list[Any]) -> Iterator[str]:
-    """Yield all strings inside of options."""
+    """Yield all strings in nested options."""
     seen = set()
     while values:
         value = values.pop()

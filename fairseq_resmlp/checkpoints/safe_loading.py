@@ -1,4 +1,4 @@
-"""Loading files written by torch.save only if they are intact and contain nothing but plain data."""
+"""Safe loading of files written by torch.save: only if they are intact and contain nothing but plain data."""
 
 import os
 import pickle

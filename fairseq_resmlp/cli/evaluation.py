@@ -33,24 +33,13 @@ def score(
 
     if not json_file and (checkpoint or metadata or metadata_json):
         raise click.UsageError("--checkpoint, --metadata and --metadata-json require --json")
-    extra = provenance.read_metadata(metadata, metadata_json)
-    own, right, *other = metrics.read_parallel(hypotheses, reference, *([baseline] if baseline else []))
-    scores = metrics.score(own.lines, right.lines, target_lang)
-    comparisons = metrics.compare(own.lines, other[0].lines, right.lines, target_lang) if other else []
+    added = provenance.read_metadata(metadata, metadata_json)
+    system, references, *others = metrics.read_parallel(hypotheses, reference, *([baseline] if baseline else []))
+    other = others[0] if others else None
+    scores = metrics.score(system.lines, references.lines, target_lang)
+    comparisons = metrics.compare(system.lines, other.lines, references.lines, target_lang) if other else []
     if json_file:
-        report = {
-            "scores": scores,
-            "comparisons": comparisons,
-            "paper": metrics.PAPER,
-            "target_lang": target_lang,
-            "lines": len(own.lines),
-            "hypotheses": own,
-            "reference": right,
-            "baseline": other[0] if other else None,
-            "checkpoint": provenance.describe_checkpoint(checkpoint) if checkpoint else None,
-            "metadata": extra,
-            **provenance.score_environment(),
-        }
+        report = provenance.score_report(system, references, other, scores, comparisons, target_lang, checkpoint, added)
         with atomic_write(json_file) as partial, open(partial, "w", encoding="utf-8") as out:
             out.write(provenance.to_json(report))
     click.echo(metrics.table(scores, comparisons, baseline))

@@ -75,9 +75,11 @@ def export(
     help="A: maximum translation length A x + B in tokens, where x is the length of the longest source of the batch.",
 )
 @click.option("--max-len-b", default=200, type=click.IntRange(min=0), show_default=True, help="B: see --max-len-a.")
-@click.option("--batch-size", default=64, type=click.IntRange(min=1), show_default=True, help="Sentences per batch.")
 @click.option(
-    "--max-tokens", default=4096, type=click.IntRange(min=1), show_default=True, help="Source tokens per batch."
+    "--batch-size", default=64, type=click.IntRange(min=1), show_default=True, help="Maximum sentences per batch."
+)
+@click.option(
+    "--max-tokens", default=4096, type=click.IntRange(min=1), show_default=True, help="Maximum source tokens per batch."
 )
 @threads_option()
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, ...")
@@ -138,9 +140,19 @@ def translate(
 @click.option(
     "--port", default=7860, type=click.IntRange(0, 65535), show_default=True, help="Port; 0 for any free one."
 )
-@click.option("--beam", default=4, type=click.IntRange(min=1), show_default=True, help="Number of translations shown.")
 @click.option(
-    "--rate", default=30, type=click.IntRange(min=1), show_default=True, help="Translations per minute per client."
+    "--beam",
+    default=4,
+    type=click.IntRange(min=1),
+    show_default=True,
+    help="Beam size, and number of translations shown.",
+)
+@click.option(
+    "--rate",
+    default=30,
+    type=click.IntRange(min=1),
+    show_default=True,
+    help="Maximum translations per minute for each client.",
 )
 @click.option("--examples", type=existing_file, help="Up to 8 example sentences, one per line (default: the demo's).")
 @threads_option()

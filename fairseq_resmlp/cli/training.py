@@ -9,7 +9,7 @@ from fairseq_resmlp.cli.options import existing_file, output_file
 @click.argument("checkpoints", nargs=-1, required=True, type=existing_file)
 @click.option("--output", required=True, type=output_file, help="Checkpoint to write.")
 def average(checkpoints: tuple[str, ...], output: str) -> None:
-    """Average the parameters of CHECKPOINTS of one training, for example of its last epochs."""
+    """Average the parameters of CHECKPOINTS of one training run, for example of its last epochs."""
     from fairseq_resmlp.checkpoints.averaging import average_checkpoints
     from fairseq_resmlp.checkpoints.checkpoint_file import write_checkpoint
 

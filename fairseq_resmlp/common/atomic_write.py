@@ -27,10 +27,10 @@ def atomic_write(path: str) -> Iterator[str]:
 
 @contextmanager
 def open_output(path: str) -> Iterator[TextIO]:
-    """Open a text file for writing, UTF-8 with LF line ends: atomically, or directly for "-" (stdout) and pipes.
+    """Open a UTF-8 text file with LF line endings for writing: atomically, or directly for "-" (stdout) and pipes.
 
     Raises:
-        OSError: it cannot be written
+        OSError: the file cannot be written
     """
     if path == "-":
         with open(1, "w", encoding="utf-8", newline="\n", closefd=False) as out:

@@ -1,4 +1,4 @@
-"""Errors that a user can fix, each reported in one line that names the cause and the remedy."""
+"""Errors that users can fix, reported in one line with cause and remedy."""
 
 
 class InputError(ValueError):

@@ -164,7 +164,7 @@ class LabelSmoothedCrossEntropyWithTeacher(LabelSmoothedCrossEntropyCriterion):
             raise InputError(f"--teacher {self.teacher}: {error}") from error
         except RuntimeError as error:  # shapes of fairseq's own models that do not match
             difference = (str(error).splitlines()[1:] or [str(error)])[0].strip()
-            raise InputError(f"--teacher {self.teacher} has other dictionaries than this task: {difference}") from error
+            raise InputError(f"--teacher {self.teacher} was trained with other dictionaries: {difference}") from error
         finally:
             torch.random.set_rng_state(state)
         for teacher in teachers:

@@ -1,4 +1,4 @@
-"""Label-smoothed cross-entropy with less time and memory: `--criterion fused_label_smoothed_cross_entropy`.
+"""Label-smoothed cross-entropy in less time and memory: `--criterion fused_label_smoothed_cross_entropy`.
 
 The criterion computes the output layer itself, so that the logits of a batch never exist all at once. It processes
 target positions in blocks and the dictionary in chunks, and turns the logits of a block into their gradient before it
@@ -124,7 +124,7 @@ def _inside(y: Tensor, first: int, E: Tensor) -> Tensor:
 
 @register_criterion("fused_label_smoothed_cross_entropy", dataclass=LabelSmoothedCrossEntropyCriterionConfig)
 class FusedLabelSmoothedCrossEntropyCriterion(LabelSmoothedCrossEntropyCriterion):
-    """fairseq's label_smoothed_cross_entropy with less time and memory: same options, loss, gradients and logs.
+    """fairseq's label_smoothed_cross_entropy in less time and memory: same options, loss, gradients and logs.
 
     It supports models whose `forward` accepts `features_only` and whose decoder ends in an `output_projection` without
     bias, such as those of this plugin and fairseq's Transformer.

@@ -40,7 +40,7 @@ def extract_corpus(
     """
     held_out = {split: _count(split, count) for split, place, count in texts if place == HELD_OUT}
     if held_out and not any(split == "train" and place != HELD_OUT for split, place, _ in texts):
-        raise InputError(f"cannot hold out {', '.join(held_out)}: no text of train is given")
+        raise InputError(f"cannot hold out {', '.join(held_out)}: no text is given for train")
     os.makedirs(out_dir, exist_ok=True)
     pairs: dict[str, int] = {}
     files = {split: [os.path.join(out_dir, f"{split}.{x}") for x in languages] for split, *_ in texts}

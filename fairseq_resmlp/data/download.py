@@ -29,7 +29,7 @@ def download_all(
         report: called with a line about each step
 
     Raises:
-        InputError: two files have the same name, or as `download`
+        InputError: two files have the same name; see also `download`
     """
     urls = [url for url, _ in files]
     paths = [os.path.join(directory, os.path.basename(url)) for url in urls]

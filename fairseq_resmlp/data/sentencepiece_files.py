@@ -58,7 +58,7 @@ def train_sentencepiece(files: Sequence[str], out: BinaryIO, vocab_size: int, ma
     except RuntimeError as error:
         # SentencePiece's message begins with a location in its C++ source.
         reason = str(error).splitlines()[0].split("] ")[-1].strip()
-        raise InputError(f"SentencePiece cannot train {vocab_size} subwords on this text: {reason}") from error
+        raise InputError(f"SentencePiece cannot learn {vocab_size} subwords from this text: {reason}") from error
     return -(-total // step)
 
 
@@ -122,7 +122,7 @@ def encode_to_directory(
         cleaning: see `encode_files`
 
     Raises:
-        InputError: a file would be overwritten, or as `encode_files`
+        InputError: a file would be overwritten; see also `encode_files`
     """
     SentencePieceEncoder(model)  # report an error in the model once, before the workers start
     targets = [os.path.join(out_dir, os.path.basename(file)) for file in files]
@@ -214,7 +214,7 @@ def _in_order(futures: Iterator["Future[Result]"], ahead: int) -> Iterator[Resul
         yield waiting.popleft().result()
 
 
-# Of a worker process
+# Globals of a worker process
 _encoder: SentencePieceEncoder
 _cleaning: CleaningRules | None
 

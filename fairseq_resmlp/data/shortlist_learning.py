@@ -85,7 +85,7 @@ def _make_batches(pairs: Sequence[Pair], source: Sequence[str], target: Sequence
 
 
 def _links(batch: Batch, V: int) -> tuple[Tensor, Tensor]:
-    """Return the number s V + t of each pair of subwords s, t in a sentence pair, n x T x S, and whether it is real."""
+    """Return the number s V + t of each pair of subwords in a sentence pair, and a mask of real pairs, n x T x S."""
     source, target = batch[0][:, None], batch[1][:, :, None]
     return source * V + target, (source >= 0) & (target >= 0)
 

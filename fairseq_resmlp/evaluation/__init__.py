@@ -1,1 +1,1 @@
-"""Scores, and what a training run has left on disk: checkpoints, logs, test sets."""
+"""Scoring, and reading the files of a training run: checkpoints, logs and test sets."""

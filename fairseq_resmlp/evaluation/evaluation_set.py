@@ -51,7 +51,7 @@ class EvaluationSet:
         sentences: maximum number of lines of either text; validation pairs longer than N are skipped
 
     Raises:
-        InputError: the text or the SentencePiece model is missing
+        InputError: the text or the SentencePiece model is missing, or all validation pairs are longer than N
     """
 
     def __init__(self, run: RunDirectory, cfg, task, sentences: int):
@@ -78,9 +78,8 @@ class EvaluationSet:
 
     def translate(self, model: nn.Module, **options) -> list[AlignedTranslation]:
         """Translate the test sentences with beam search and fairseq's generation options."""
-        translator = HubTranslator(
-            self.cfg, self.task, [copy.deepcopy(model)]
-        )  # the copy is modified by folding its Affs
+        # A copy, because generation folds the Affs.
+        translator = HubTranslator(self.cfg, self.task, [copy.deepcopy(model)])
         tokens = [translator.encode(line) for line in self.sources]
         hypotheses = translator.generate(tokens, beam=BEAM, **options)
         found = []

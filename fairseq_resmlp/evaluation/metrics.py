@@ -87,7 +87,7 @@ def read_parallel(*paths: str) -> list[Text]:
     """Read parallel files.
 
     Raises:
-        InputError: the numbers of lines differ, or as `read_text`
+        InputError: the numbers of lines differ; see also `read_text`
     """
     first, *others = texts = [read_text(path) for path in paths]
     for other in others:

@@ -1,4 +1,4 @@
-"""Provenance of a score: the checkpoint, its training, the texts, and the software, as JSON."""
+"""Provenance of scores: the texts, the checkpoint and its training options, and the software, as JSON."""
 
 import argparse
 import hashlib
@@ -12,7 +12,7 @@ import torch
 from fairseq_resmlp.checkpoints.checkpoint_file import read_checkpoint
 from fairseq_resmlp.common.environment import environment_info
 from fairseq_resmlp.common.errors import InputError
-from fairseq_resmlp.evaluation.metrics import Comparison, Score, Text
+from fairseq_resmlp.evaluation.metrics import PAPER, Comparison, Score, Text
 
 PACKAGES = ("torch", "fairseq", "sacrebleu", "sacremoses", "sentencepiece")  # whose versions a score may depend on
 
@@ -20,6 +20,44 @@ PACKAGES = ("torch", "fairseq", "sacrebleu", "sacremoses", "sentencepiece")  # w
 _TIED = ("embed_tokens.weight", "output_projection.weight")
 # Buffers that fairseq's own models and ours store among the parameters
 _BUFFERS = (".version", "._float_tensor", ".dictionary_version")
+
+
+def score_report(
+    hypotheses: Text,
+    reference: Text,
+    baseline: Text | None,
+    scores: Sequence[Score],
+    comparisons: Sequence[Comparison],
+    target_lang: str,
+    checkpoint: str | None,
+    metadata: dict[str, Any],
+) -> dict[str, Any]:
+    """Return the content of `fairseq-resmlp score --json`, for `to_json`.
+
+    Args:
+        hypotheses, reference, baseline: the scored texts
+        scores: from `metrics.score`
+        comparisons: from `metrics.compare`
+        target_lang: language of the texts
+        checkpoint: path of the model, to add `describe_checkpoint`
+        metadata: from `read_metadata`
+
+    Raises:
+        InputError: `checkpoint` is not a checkpoint, or not safe to load
+    """
+    return {
+        "scores": scores,
+        "comparisons": comparisons,
+        "paper": PAPER,
+        "target_lang": target_lang,
+        "lines": len(hypotheses.lines),
+        "hypotheses": hypotheses,
+        "reference": reference,
+        "baseline": baseline,
+        "checkpoint": describe_checkpoint(checkpoint) if checkpoint else None,
+        "metadata": metadata,
+        **score_environment(),
+    }
 
 
 def score_environment() -> dict[str, Any]:

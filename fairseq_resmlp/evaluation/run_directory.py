@@ -87,7 +87,7 @@ def find_run(path: str) -> RunDirectory:
         checkpoint=checkpoint,
         dictionaries=_parent(nearby, ("dict.*.txt", "data-bin/dict.*.txt")),
         sentencepiece=next(
-            filter(None, (_first(home, ["sentencepiece.bpe.model", "spm.model"]) for home in nearby)), None
+            filter(None, (_first(place, ["sentencepiece.bpe.model", "spm.model"]) for place in nearby)), None
         ),
         raw=_parent(nearby, ("raw/*",)),
         events=sorted({os.path.dirname(file) for file in events}),
@@ -114,16 +114,17 @@ def find_runs(paths: Sequence[str]) -> list[RunDirectory]:
 _CHECKPOINTS = ("average*.pt", "model.pt", "checkpoint_best.pt", "checkpoint_last.pt")
 
 
-def _all(folder: str, pattern: str) -> list[str]:
-    return sorted(glob.glob(os.path.join(glob.escape(folder), pattern)))
+def _all(directory: str, pattern: str) -> list[str]:
+    return sorted(glob.glob(os.path.join(glob.escape(directory), pattern)))
 
 
-def _first(folder: str, patterns: Sequence[str]) -> str | None:
-    """Return the newest file of the first pattern that matches any."""
-    found = (_all(folder, pattern.lstrip("/")) for pattern in patterns)
+def _first(directory: str, patterns: Sequence[str]) -> str | None:
+    """Return the newest file that matches the first pattern with any match."""
+    found = (_all(directory, pattern.lstrip("/")) for pattern in patterns)
     return next((max(files, key=os.path.getmtime) for files in found if files), None)
 
 
-def _parent(folders: Sequence[str], patterns: Sequence[str]) -> str | None:
-    found = (_first(folder, patterns) for folder in folders)
+def _parent(directories: Sequence[str], patterns: Sequence[str]) -> str | None:
+    """Return the directory of the first file found."""
+    found = (_first(directory, patterns) for directory in directories)
     return next((os.path.dirname(file) for file in found if file), None)

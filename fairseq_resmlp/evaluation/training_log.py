@@ -48,8 +48,8 @@ def read_training_log(run: RunDirectory) -> Curves:
 _SPLITS = {"train_inner": "train", "train": "epoch", "valid": "valid"}
 
 
-def _read_events(folders: list[str]) -> dict[str, dict[str, dict[int, float]]]:
-    if not folders:
+def _read_events(directories: list[str]) -> dict[str, dict[str, dict[int, float]]]:
+    if not directories:
         return {}
     try:
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -58,9 +58,9 @@ def _read_events(folders: list[str]) -> dict[str, dict[str, dict[int, float]]]:
             "reading TensorBoard files requires tensorboard: pip install 'fairseq-resmlp[report]'"
         ) from error
     found: dict[str, dict[str, dict[int, float]]] = {}
-    for folder in folders:
-        split = _SPLITS.get(os.path.basename(folder))
-        events = EventAccumulator(folder, size_guidance={"scalars": 0}).Reload()
+    for directory in directories:
+        split = _SPLITS.get(os.path.basename(directory))
+        events = EventAccumulator(directory, size_guidance={"scalars": 0}).Reload()
         for name in events.Tags()["scalars"]:
             for event in sorted(events.Scalars(name), key=lambda event: event.wall_time):
                 _add(found, split, name, event.step, event.value)

@@ -40,7 +40,7 @@ def fix_dropped_last_batch() -> None:
 
 
 def fix_batches_after_resume() -> None:
-    """Make a resumed training use the same batches as an uninterrupted one (fairseq issue 1156).
+    """Make resumed training use the same batches as uninterrupted training (fairseq issue 1156).
 
     fairseq caches the batches of the first epoch of the process, drawn with a seed that depends on the epoch: resumed
     in epoch 2, it groups the sentences differently. Here, cached batches are always drawn as in epoch 1.
@@ -62,10 +62,10 @@ def fix_batches_after_resume() -> None:
 
 
 def explain_long_sentences(task: FairseqTask) -> None:
-    """Report the exceeded limit and how to raise it, where fairseq reports "Size of sample #0 is invalid".
+    """Report the exceeded limit and how to raise it, instead of "Size of sample #0 is invalid".
 
-    It names options of our models, so it is applied only to their tasks (see `adapt_task`). Users can still choose to
-    skip such sentences with --skip-invalid-size-inputs-valid-test.
+    The message names options of this plugin's models, so only their tasks are changed (see `adapt_task`). Users can
+    still skip such sentences with --skip-invalid-size-inputs-valid-test.
     """
     original = task.filter_indices_by_size
 

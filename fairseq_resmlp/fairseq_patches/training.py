@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 def respect_max_update() -> None:
-    """Leave a training that has reached --max-update unchanged.
+    """Exit without training if --max-update has already been reached.
 
     Without this, fairseq trains one more update before it checks the limit, and overwrites the last checkpoint.
     """
@@ -38,10 +38,10 @@ def respect_max_update() -> None:
 
 
 def stop_loader_threads_at_exit() -> None:
-    """Let a training that ends within an epoch exit cleanly (pytorch issues 38228 and 117762).
+    """Exit cleanly if training ends within an epoch (pytorch issues 38228 and 117762).
 
     fairseq prepares batches in a thread that runs until the end of the epoch. Python stops that thread abruptly at
-    exit. If this happens inside torch, the process aborts, and a completed training appears to have failed.
+    exit. If this happens inside torch, the process aborts, and completed training appears to have failed.
     """
     create = BufferedIterator._create_consumer
     threads: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -87,9 +87,9 @@ def explain_memory_efficient_adagrad() -> None:
     @functools.wraps(original)
     def __init__(self, cfg, params, optimizer, allow_unsupported=False, **kwargs):
         if not allow_unsupported and not optimizer.supports_memory_efficient_fp16:
-            bits = "bf16" if cfg.common.bf16 else "fp16"
+            dtype = "bf16" if cfg.common.bf16 else "fp16"
             raise InputError(
-                f"--memory-efficient-{bits} does not work with {type(optimizer).__name__}: use --{bits} or another "
+                f"--memory-efficient-{dtype} does not work with {type(optimizer).__name__}: use --{dtype} or another "
                 "--optimizer, such as adam"
             )
         original(self, cfg, params, optimizer, allow_unsupported, **kwargs)

@@ -82,8 +82,8 @@ def beam_search(
         the hypotheses of each source, best first: as many as the beam, or fewer if the maximum length was reached
 
     Raises:
-        InputError: a source exceeds N, the options do not fit the model, or a sentence has no translation of finite
-            score
+        InputError: a source exceeds N, the options are not possible with this model, or a sentence has no translation
+            with a finite score
     """
     longest = max(map(len, sources))
     check_length(longest, network.config.encoder_max_positions, "source", "encoder")

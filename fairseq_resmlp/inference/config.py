@@ -9,17 +9,17 @@ from fairseq_resmlp.inference.quantization import QuantizedMatrix
 
 BOS, PAD, EOS, UNK = range(4)  # the special symbols of every fairseq dictionary
 SPECIAL_SYMBOLS = ("<s>", "<pad>", "</s>", "<unk>")
-MAX_MIXING_ENTRIES = 1 << 30  # of all A of a stack: 4 GiB
+MAX_MIXING_ENTRIES = 1 << 30  # of all A of a stack together: 4 GiB in float32
 
 Weights = dict[str, Tensor | QuantizedMatrix]
 
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """Sizes of a model. Together with the weights, they define it completely.
+    """Sizes of the inference network. Together with the weights, they define a model completely.
 
     Raises:
-        InputError: a value is not a size, or the values contradict each other
+        InputError: a value is out of range, or the values contradict each other
     """
 
     encoder_vocab_size: int

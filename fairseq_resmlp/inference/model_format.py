@@ -80,7 +80,7 @@ def save_exported_model(
 
     Raises:
         InputError: the directory exists, or the dtype cannot represent the weights
-        OSError: it cannot be written
+        OSError: the directory cannot be written
     """
     path = os.path.normpath(path)
     if os.path.lexists(path):

@@ -36,7 +36,7 @@ from fairseq_resmlp.inference.quantization import Linear, QuantizedMatrix, make_
 
 DTYPES = ("float32", "int8", "float16")
 BLOCK = 128  # columns of the output layer that are reduced together, see `Network.topk_candidates`
-LOGITS = 1 << 22  # logits at a time: above 32 MiB, malloc requests fresh pages from the system at every step
+MAX_LOGITS = 1 << 22  # computed at a time: above 32 MiB, malloc requests fresh pages from the system at every step
 
 
 def check_device(device: str) -> None:
@@ -215,13 +215,13 @@ class Network:
             return x if real is None else x.index_select(0, real)
 
         x = pack(F.embedding(source, self.source_embed))
-        lengths = keep.to(self.float).t()  # S x B
-        for layer, (B_of, C_of) in enumerate(self.ffn):
+        is_token = keep.to(self.float).t()  # S x B
+        for layer, (apply_B, apply_C) in enumerate(self.ffn):
             A = self.A[layer, :, :S, :S]
-            sums = self.spread(torch.matmul(A, lengths).permute(2, 1, 0), x.size(1))  # row sums of A, B x S x 1 or d
+            sums = self.spread(torch.matmul(A, is_token).permute(2, 1, 0), x.size(1))  # row sums of A, B x S x 1 or d
             bias = torch.addcmul(self.bias[layer, :S], sums, self.shift[layer])
             x = x + pack(torch.addcmul(bias, self.mix(A, pad(self.normalize(x))), self.scale[layer]))
-            x.add_(C_of(F.gelu(B_of(self.normalize(x)))))
+            x.add_(apply_C(F.gelu(apply_B(self.normalize(x)))))
         both = pad(self.keys_values(self.normalize(x))).view(B, S, L, 2, h, -1)
         keys = both[:, :, :, 0].permute(2, 0, 3, 4, 1).contiguous()
         values = both[:, :, :, 1].permute(2, 0, 3, 1, 4).contiguous()
@@ -261,17 +261,17 @@ class Network:
         mask = None if cache.mask is None else cache.mask.flatten(0, 1)
         x = F.embedding(tokens, self.target_embed)
         inputs = []
-        for (q_of, out_of, B_of, C_of), mixed, gate, keys, values in zip(
+        for (q_proj, out_proj, apply_B, apply_C), mixed, gate, keys, values in zip(
             self.layers, bias, self.gate[t], cache.keys.flatten(1, 2), cache.values.flatten(1, 2)
         ):
             inputs.append(self.normalize(x))
             mixed = torch.addcmul(mixed, inputs[-1], gate)
             x = x + mixed if self.normalized else mixed
-            q = q_of(self.normalize(x)).view(B, k, h, -1).transpose(1, 2).reshape(B * h, k, -1)
+            q = q_proj(self.normalize(x)).view(B, k, h, -1).transpose(1, 2).reshape(B * h, k, -1)
             p = torch.bmm(q, keys) if mask is None else torch.baddbmm(mask, q, keys)
             attended = torch.bmm(p.softmax(-1), values).view(B, h, k, -1).transpose(1, 2).reshape(R, d)
-            x.add_(out_of(attended))
-            x.add_(C_of(F.gelu(B_of(self.normalize(x)))))
+            x.add_(out_proj(attended))
+            x.add_(apply_C(F.gelu(apply_B(self.normalize(x)))))
         torch.stack(inputs, 1, out=store[t, :R])
         return self.normalize(x)
 
@@ -296,7 +296,8 @@ class Network:
         """
         k = scores.size(1)
         parts = []
-        each = max(1, LOGITS // ((self.config.decoder_vocab_size if output.tokens is None else len(output.tokens)) * k))
+        entries = self.config.decoder_vocab_size if output.tokens is None else len(output.tokens)
+        each = max(1, MAX_LOGITS // (entries * k))  # sentences
         for rows, score in zip(x.split(each * k), scores.split(each)):
             logs = output.linear(rows).float()
             torch.log_softmax(logs, -1, out=logs)  # in place: allocating memory costs as much as the computation
@@ -333,12 +334,12 @@ class Network:
         T, d, h = len(target), self.config.decoder_embed_dim, self.config.attention_heads
         cache = self.encode(torch.tensor([list(source)], device=self.device))
         x = F.embedding(torch.tensor([EOS, *target[:-1]], device=self.device), self.target_embed)  # T x d
-        for i, (q_of, out_of, B_of, C_of) in enumerate(self.layers):
+        for i, (q_proj, out_proj, apply_B, apply_C) in enumerate(self.layers):
             A = self.past_A[:T, i, :, :T].transpose(0, 1)  # zero above the diagonal
             mixed = self.mix(A, self.normalize(x)[None])[0]
             x = x + torch.addcmul(self.mixing_bias[:T, i, 0], mixed, self.mixing_scale[i])
-            q = q_of(self.normalize(x)).view(T, h, -1).transpose(0, 1)
+            q = q_proj(self.normalize(x)).view(T, h, -1).transpose(0, 1)
             p = torch.bmm(q, cache.keys[i, 0]).softmax(-1)  # h x T x S
-            x.add_(out_of(torch.bmm(p, cache.values[i, 0]).transpose(0, 1).reshape(T, d)))
-            x.add_(C_of(F.gelu(B_of(self.normalize(x)))))
+            x.add_(out_proj(torch.bmm(p, cache.values[i, 0]).transpose(0, 1).reshape(T, d)))
+            x.add_(apply_C(F.gelu(apply_B(self.normalize(x)))))
         return p.mean(0)

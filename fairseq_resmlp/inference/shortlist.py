@@ -20,7 +20,7 @@ from fairseq_resmlp.inference.config import SPECIAL_SYMBOLS
 
 
 class Shortlist:
-    """Target entries by source entry.
+    """Allowed target entries for each source entry.
 
     Args:
         always (LongTensor): target entries that are allowed in every sentence

@@ -129,6 +129,6 @@ class Translator:
     def hypotheses(
         self, sources: Sequence[Sequence[int]], step_callback: StepCallback | None = None
     ) -> list[list[Hypothesis]]:
-        """Return the translations of each sentence of a batch, best first. Arguments as for `beam_search`."""
+        """Translate a batch. Arguments, result and errors are those of `beam_search`."""
         allowed = None if self.shortlist is None else self.shortlist.allowed(sources)
         return beam_search(self.network, sources, self.options, allowed, step_callback)

@@ -1,1 +1,1 @@
-"""The model as fairseq sees it: options, registration, loading, variants, pruning and export."""
+"""The registered model: options, architectures, loading, variants, pruning and export."""

@@ -72,7 +72,7 @@ def from_pretrained(
 
 
 def load(directory, checkpoint_file="model.pt", data=".", **kwargs):
-    """Load a model directory as it was trained. Arguments and errors as for `from_pretrained`.
+    """Load a model directory without preparing the model for generation. Arguments and errors as for `from_pretrained`.
 
     Returns:
         (options, task, list of models)
@@ -83,9 +83,9 @@ def load(directory, checkpoint_file="model.pt", data=".", **kwargs):
     for file in checkpoint_file.split(os.pathsep):
         if not os.path.isfile(os.path.join(directory, file)):
             raise InputError(f"checkpoint {file} not found in {directory}: specify another with checkpoint_file=")
-    place = os.path.join(directory, data) if data.startswith(".") else data
-    if not os.path.isdir(place):
-        raise InputError(f"directory {place} not found: {_SPECIFY_DATA}")
+    dictionaries = os.path.join(directory, data) if data.startswith(".") else data
+    if not os.path.isdir(dictionaries):
+        raise InputError(f"directory {dictionaries} not found: {_SPECIFY_DATA}")
     if os.path.isfile(os.path.join(directory, "sentencepiece.bpe.model")):
         kwargs.setdefault("bpe", "sentencepiece")
     elif "bpe" not in kwargs:
@@ -111,7 +111,7 @@ def _check_options(requested: dict[str, Any], state: dict[str, Any], file: str) 
     """Raise InputError if a checkpoint is not a ResMLP, or selects a tokenization that was not requested.
 
     fairseq builds whatever model the options in a checkpoint specify, and downloads the files of its tokenization from
-    wherever they say.
+    the addresses in them.
     """
     options = {} if state.get("args") is not None else state.get("cfg") or {}  # fairseq prefers args; ours have none
     names = {part: getattr(options.get(part), "_name", options.get(part)) for part in ("model", "bpe", "tokenizer")}

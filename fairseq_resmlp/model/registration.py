@@ -152,7 +152,7 @@ class ResMLPModel(FairseqEncoderDecoderModel):
 
     @classmethod
     def load(cls, directory, checkpoint_file="model.pt", data=".", **kwargs):
-        """Load a model directory as it was trained. See `fairseq_resmlp.model.hub.load`."""
+        """Load a model directory without preparing the model for generation. See `fairseq_resmlp.model.hub.load`."""
         return hub.load(directory, checkpoint_file, data, **kwargs)
 
 
@@ -170,8 +170,8 @@ def adapt_task(task: FairseqTask, N: int) -> None:
 def _dictionary_hash(dictionary: Dictionary) -> Tensor:
     """Return the SHA-256 of a dictionary's entries in order, as 32 bytes.
 
-    Another dictionary of the same size has the right shapes and gives wrong words. The name of the buffer contains
-    "version" because fairseq's moving average of weights (--store-ema) leaves such buffers unchanged.
+    With another dictionary of the same size, the model would load and produce wrong words. The name of the buffer
+    contains "version" because fairseq's moving average of weights (--store-ema) leaves such buffers unchanged.
     """
     digest = hashlib.sha256("\n".join(dictionary.symbols).encode("utf-8", "surrogatepass")).digest()
     return torch.tensor(list(digest), dtype=torch.uint8)

@@ -15,7 +15,7 @@ from fairseq_resmlp.modules.incremental_state import IncrementalState
 
 @with_incremental_state
 class TokenMixing(nn.Module):
-    """Exchange of information between the tokens of a sentence: the inside of equation (2).
+    """Exchange of information between the tokens of a sentence: the term inside Aff_post in equation (2).
 
     A subclass implements `mix` and may override `mix_last_position` with a faster version. Its constructor takes d, N,
     `causal` (a position sees no later position: the decoder) and the model's options. Its output starts at zero, so
@@ -39,6 +39,10 @@ class TokenMixing(nn.Module):
             return self.mix_last_position(store, ancestors)
         # The beta of an Aff makes padding nonzero again, so each mixing needs the mask.
         return self.mix(x if keep is None else x * keep, keep)
+
+    def mix(self, x: Tensor, keep: Tensor | None) -> Tensor:
+        """Mix all positions of x, which is zero at padding. Shape: T x B x d to T x B x d."""
+        raise NotImplementedError
 
     def mix_last_position(self, store: Tensor, ancestors: Tensor) -> Tensor:
         """Compute the last position of `mix` over the cached x, including the current one. Shape: 1 x B x d."""

@@ -88,7 +88,7 @@ class Sample:
 
 @dataclass
 class Section:
-    """A section of the page. Each line of `missing` states what was left out, and how to add it."""
+    """A section of the page. Each line of `missing` names an omitted part, and how to add it."""
 
     title: str
     about: str = ""
@@ -160,7 +160,7 @@ def run_sections(
     """Return the sections on one model, and its rows of the table of scores.
 
     Args:
-        sentences: maximum number of test and of validation sentences; 0 leaves out samples and pruning
+        sentences: maximum number of test and of validation sentences; 0 omits samples and pruning
         with_pruning: measure the effect of pruning, too
         log: called with a line about the progress
     """

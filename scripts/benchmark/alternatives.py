@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Time the design choices of docs/performance.md and their alternatives, and write one JSON file per part.
 
     python scripts/benchmark/alternatives.py docs/measured/alternatives [--threads 2] [--only PART...]
@@ -27,6 +26,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from fairseq_resmlp.common.environment import cpu_info
+from fairseq_resmlp.common.onednn import onednn_linear
 
 LAYERS, D, HIDDEN, HEADS, VOCABULARY, BEAM = 6, 512, 2048, 8, 32_000, 4
 PAST, SOURCE = 15, 30  # number of earlier target positions, and of source tokens
@@ -46,7 +46,6 @@ def milliseconds(run, times=15) -> float:
 
 def products():
     """Matrix products x W^T. Shape: x M x K, W N x K."""
-    onednn = torch.ops.mkldnn._linear_pointwise
     rows = []
     shapes = ((960, D, HIDDEN), (960, HIDDEN, D), *((M, D, VOCABULARY) for M in (960, 256, 64, 4)))
     for M, K, N in shapes:
@@ -56,8 +55,8 @@ def products():
         bf16 = x.bfloat16(), W.bfloat16()
         runs = {
             "torch.nn.functional.linear (MKL)": lambda x=x, W=W: F.linear(x, W),
-            "oneDNN": lambda x=x, W=W: onednn(x, W, None, "none", [], ""),
-            "oneDNN, packed weight": lambda x=x, W=packed: onednn(x, W, None, "none", [], ""),
+            "oneDNN": lambda x=x, W=W: onednn_linear(x, W),
+            "oneDNN, packed weight": lambda x=x, W=packed: onednn_linear(x, W),
             "bfloat16": lambda x=bf16[0], W=bf16[1]: F.linear(x, W),
             "int8, fbgemm": lambda x=x, run=fbgemm: run(x),
             "int8, oneDNN": lambda x=x, run=onednn_int8: run(x),

@@ -73,7 +73,7 @@ def test_encoding_keeps_lines_and_unicode_line_separators(grammar, tmp_path):
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        (["spm-train", "{raw}", "--model", "{out}", "--vocab-size", "100000"], "cannot train 100000 subwords"),
+        (["spm-train", "{raw}", "--model", "{out}", "--vocab-size", "100000"], "cannot learn 100000 subwords"),
         (["spm-train", "{missing}", "--model", "{out}"], "does not exist"),
         (["spm-encode", "{raw}", "--model", "{spm}", "--out-dir", "{directory}"], "would overwrite its own input"),
         (["spm-encode", "{latin1}", "--model", "{spm}", "--out-dir", "{out}"], "has invalid UTF-8 in line 1"),

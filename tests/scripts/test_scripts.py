@@ -588,7 +588,7 @@ def test_bleu_is_reported_by_source_length(tmp_path):
     wrong = run(*command, f"more={tmp_path / 'odd'}", *files, check=False)
     assert "odd.en has 3 lines and" in wrong.stderr and "Traceback" not in wrong.stderr
     done = run(*command, *files, "--edges", "3,4,9", "--longest", "8", "--lines", "30")
-    assert "joined, 1 to 3 words: left out, only 0 lines\n" in done.stdout
+    assert "joined, 1 to 3 words: skipped, only 0 lines\n" in done.stdout
     rows = json.loads((tmp_path / "lengths.json").read_text())["rows"]
     # At most 30 lines from each group: 48, 24 and 48 lines, and 36 pairs of lines
     expected = [("short", "1 to 3", 30), ("short", "4 to 4", 24), ("short", "5 to 8", 30), ("joined", "5 to 8", 30)]

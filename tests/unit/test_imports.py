@@ -17,6 +17,16 @@ for module in pkgutil.walk_packages(getattr(package, "__path__", []), package.__
     importlib.import_module(module.name)
 """
 
+FAIL_ONCE = """
+import fairseq_resmlp, sys
+sys.modules["omegaconf"] = None
+try:
+    import fairseq
+except ImportError:
+    del sys.modules["omegaconf"]
+import fairseq
+"""
+
 CHECK_REGISTERED = """
 import logging, sys
 root = logging.getLogger()
@@ -70,15 +80,15 @@ def test_importing_the_package_loads_neither_torch_nor_fairseq():
         "import fairseq_resmlp.model.config",
         "import fairseq_resmlp.criterions.distillation",
         "import fairseq_resmlp.inference, importlib.util; assert importlib.util.find_spec('fairseq'); import fairseq",
+        "import fairseq_resmlp, importlib; importlib.reload(fairseq_resmlp); import fairseq",
+        "import fairseq_resmlp, fairseq, importlib; importlib.reload(fairseq); importlib.reload(fairseq_resmlp)",
+        FAIL_ONCE,
     ],
 )
 def test_the_plugin_is_registered_in_any_order_of_imports_and_leaves_logging_unchanged(statements):
+    before = "import logging\nlogging_before = (logging.WARNING, [])"
     if statements.startswith("import fairseq,"):  # fairseq itself changes it
-        before = (
-            "import fairseq, logging\nlogging_before = (logging.getLogger().level, logging.getLogger().handlers[:])"
-        )
-    else:
-        before = "import logging\nlogging_before = (logging.WARNING, [])"
+        before = f"import fairseq\n{before}\nlogging.root.handlers.clear(); logging.root.setLevel(logging.WARNING)"
     python(f"{before}\n{statements}\n{CHECK_REGISTERED}")
 
 

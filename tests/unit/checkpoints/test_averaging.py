@@ -54,7 +54,7 @@ def test_other_files_are_rejected_in_one_line_and_nothing_is_written(tmp_path):
 def test_checkpoints_of_different_dictionaries_are_rejected(tmp_path):
     one = save(tmp_path / "one.pt", make_model())
     other = save(tmp_path / "other.pt", make_model(make_task_with_another_dictionary()))
-    message = r"other.pt and .*one.pt are from different trainings: decoder.dictionary_version differs"
+    message = r"other.pt and .*one.pt are from different training runs: decoder.dictionary_version differs"
     with pytest.raises(InputError, match=message):
         average_checkpoints([one, one, other])
 

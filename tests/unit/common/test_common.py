@@ -35,6 +35,17 @@ def test_a_failed_atomic_write_keeps_the_old_file_and_leaves_no_other(tmp_path):
     assert path.read_text() == "old" and os.listdir(tmp_path) == ["file"]
 
 
+def test_an_atomic_write_reaches_the_disk_before_its_final_name(tmp_path, monkeypatch):
+    calls = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda fd: (calls.append(os.readlink(f"/proc/self/fd/{fd}")), fsync(fd)))
+    monkeypatch.setattr(os, "replace", lambda *paths: (calls.append(paths), replace(*paths)))
+    path = str(tmp_path / "file")
+    with atomic_write(path) as partial, open(partial, "w") as file:
+        file.write("text")
+    assert calls == [partial, (partial, path)]
+
+
 def test_output_is_atomic_except_to_stdout_and_pipes(tmp_path, capfd):
     path = str(tmp_path / "file")
     with open_output(path) as out:

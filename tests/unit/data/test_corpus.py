@@ -159,7 +159,7 @@ def test_held_out_sentences_do_not_depend_on_the_order_of_the_lines(tmp_path):
     [
         ([("train", "in", "in"), ("valid", "held-out", "x")], "valid held-out x: specify the number of sentences"),
         ([("train", "in", "in"), ("valid", "held-out", "0")], "valid held-out 0: specify the number of sentences"),
-        ([("valid", "held-out", "1")], "cannot hold out valid: no text of train is given"),
+        ([("valid", "held-out", "1")], "cannot hold out valid: no text is given for train"),
         ([("train", "a.tar:texts", "in")], r"texts in \S+a\.tar is a directory: specify a file in it"),
     ],
 )

@@ -159,6 +159,6 @@ def test_training_on_empty_text_is_refused(tmp_path):
 
 def test_a_vocabulary_larger_than_the_text_allows_is_refused_in_one_line(tmp_path):
     files = write_files(tmp_path, a="das Haus\n")
-    with pytest.raises(InputError, match="SentencePiece cannot train 5000 subwords on this text: [A-Z]") as error:
+    with pytest.raises(InputError, match="SentencePiece cannot learn 5000 subwords from this text: [A-Z]") as error:
         train_sentencepiece(files, io.BytesIO(), 5000, 10)
     assert "\n" not in str(error.value) and ".cc" not in str(error.value)

@@ -70,11 +70,11 @@ def test_diverging_training_is_stopped_with_advice_and_the_good_checkpoint_is_ke
 def test_a_validation_loss_worse_than_uniform_is_not_divergence():
     """An overfitted model becomes far worse than uniform on other text, but gradually."""
     detector = DivergenceDetector(256)
-    assert not any(detector.is_wrecked(loss) for loss in (7.0, 5.0, 9.0, 15.0, 20.0, 35.0, 60.0))
-    assert detector.is_wrecked(1e6) and detector.is_wrecked(NAN) and detector.is_wrecked(200.0)
-    assert not detector.is_wrecked(70.0)
+    assert not any(detector.observe_validation(loss) for loss in (7.0, 5.0, 9.0, 15.0, 20.0, 35.0, 60.0))
+    assert detector.observe_validation(1e6) and detector.observe_validation(NAN) and detector.observe_validation(200.0)
+    assert not detector.observe_validation(70.0)
     jump = DivergenceDetector(256)
-    assert not jump.is_wrecked(5.0) and jump.is_wrecked(44.0) and not jump.is_wrecked(5.0)
+    assert not jump.observe_validation(5.0) and jump.observe_validation(44.0) and not jump.observe_validation(5.0)
 
 
 def test_training_that_ends_while_diverging_reports_that_nothing_was_saved(toy, good, tmp_path):
