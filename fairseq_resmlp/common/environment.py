@@ -120,6 +120,6 @@ def _diagnose_fairseq() -> str:
     spec = find_spec("fairseq")
     if spec is None or not spec.submodule_search_locations:
         return "not installed: exported models can be translated and served, but not trained"
-    folder = spec.submodule_search_locations[0]
-    compiled = [name for name in ("data/data_utils_fast", "libbleu") if glob.glob(f"{glob.escape(folder)}/{name}*.so")]
+    package = spec.submodule_search_locations[0]
+    compiled = [name for name in ("data/data_utils_fast", "libbleu") if glob.glob(f"{glob.escape(package)}/{name}*.so")]
     return f"{version}, {'with compiled extensions' if len(compiled) == 2 else 'extensions replaced by Python'}"

@@ -57,6 +57,8 @@ class Hypothesis(NamedTuple):
     score: float
 
 
+NOT_FINITE = "a sentence has no translation with a finite score: the model's activations overflow or are NaN"
+
 # Called after each step with the best translation of each sentence so far, in entries of the target dictionary
 StepCallback = Callable[[list[list[int]]], None]
 
@@ -101,9 +103,7 @@ def beam_search(
         search.run(step_callback)
     found = [sorted(sentence.finished, key=lambda hypothesis: -hypothesis.score) for sentence in search.sentences]
     if not all(hypotheses and math.isfinite(hypotheses[0].score) for hypotheses in found):
-        raise InputError(
-            "a sentence has no translation with a finite score: the model's activations overflow or are NaN"
-        )
+        raise InputError(NOT_FINITE)
     return found
 
 
@@ -204,8 +204,11 @@ class _Search:
         found = self.network.topk_candidates(
             x, self.scores, 2 * self.options.beam, banned, self.options.unkpen, self.output
         )
+        scores, tokens, hypotheses = (part.tolist() for part in found)
+        if any(math.isnan(best) for best, *_ in scores):  # NaN sorts first, also in columns beyond the dictionary
+            raise InputError(NOT_FINITE)
         k = self.scores.size(1)
-        for i, (sentence, *candidates) in enumerate(zip(self.active, *(part.tolist() for part in found))):
+        for i, (sentence, *candidates) in enumerate(zip(self.active, scores, tokens, hypotheses)):
             sentence.extend(i * k, zip(*candidates), t)
 
     def remove_done(self) -> None:

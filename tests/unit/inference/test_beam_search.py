@@ -88,3 +88,12 @@ def test_a_translation_does_not_depend_on_its_batch():
         (alone,) = beam_search(network, [source], SearchOptions(max_len_b=12))
         assert [h.tokens for h in alone] == [h.tokens for h in hypotheses]
         assert [h.score for h in alone] == pytest.approx([h.score for h in hypotheses], abs=1e-5)
+
+
+@pytest.mark.parametrize("value", [float("nan"), torch.finfo(torch.float32).max])
+@pytest.mark.parametrize("max_len", [0, 5])
+def test_overflow_is_an_error_and_not_a_translation(value, max_len):
+    network = make_network(make_model())
+    network.source_embed.fill_(value)
+    with pytest.raises(InputError, match="no translation with a finite score"):
+        beam_search(network, [[5, 2]], SearchOptions(min_len=0, max_len_b=max_len))
