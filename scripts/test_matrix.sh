@@ -10,24 +10,15 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 tests=(tests/unit tests/robustness/test_untrusted_checkpoints.py tests/robustness/test_text_robustness.py)
 
-install() {
-    local pip=("$1/bin/python" -m pip install -q --disable-pip-version-check -c constraints.txt)
-    "${pip[@]}" torch numpy cython setuptools wheel ninja &&
-        env -u CUDA_HOME "${pip[@]}" --no-build-isolation -e '.[test]'
-}
-
 failed=0
 results=()
 for version in 3.11 3.12 3.13; do
     env=.matrix/$version
-    if [[ ! -e $env/installed ]]; then
-        if ! "python$version" -c '' 2> /dev/null; then
-            results+=("Python $version: not found")
-            continue
-        fi
-        "python$version" -m venv "$env" && install "$env" && touch "$env/installed"
+    if ! "python$version" -c '' 2> /dev/null; then
+        results+=("Python $version: not found")
+        continue
     fi
-    if [[ ! -e $env/installed ]]; then
+    if ! "python$version" scripts/install.py --venv "$env" --extras test; then
         results+=("Python $version: installation failed")
         failed=1
         continue
