@@ -12,10 +12,13 @@ from fairseq.models import ARCH_MODEL_NAME_REGISTRY, MODEL_DATACLASS_REGISTRY
 from omegaconf import OmegaConf, open_dict
 
 from fairseq_resmlp.checkpoints import safe_loading
+from fairseq_resmlp.checkpoints.dictionary_hash import KEY, pop_hashes
 from fairseq_resmlp.checkpoints.numpy_globals import ALLOWED_GLOBALS
 from fairseq_resmlp.checkpoints.safe_loading import reason
 from fairseq_resmlp.common.atomic_write import atomic_write
 from fairseq_resmlp.common.errors import InputError
+
+load = safe_loading.weights_only_load(ALLOWED_GLOBALS)  # the torch.load of fairseq checkpoints
 
 # Called with the content and the path of every checkpoint that fairseq loads, before anything is built from it
 extra_check: ContextVar[Callable[[dict[str, Any], str], None] | None] = ContextVar("extra_check", default=None)
@@ -29,15 +32,15 @@ def read_checkpoint(path: str) -> dict[str, Any]:
             infinite or not a number
     """
     with safe_to_load(path):
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state: dict[str, Any] = load(path, map_location="cpu")
         check(state, path)
         upgrade(state)
     return state
 
 
 def safe_to_load(path: str) -> AbstractContextManager[None]:
-    """`safe_loading.safe_to_load` for fairseq checkpoints, which may contain `ALLOWED_GLOBALS`."""
-    return safe_loading.safe_to_load(path, "a fairseq checkpoint", ALLOWED_GLOBALS)
+    """`safe_loading.safe_to_load` for fairseq checkpoints."""
+    return safe_loading.safe_to_load(path, "a fairseq checkpoint")
 
 
 def write_checkpoint(state: dict[str, Any], path: str) -> None:
@@ -47,17 +50,17 @@ def write_checkpoint(state: dict[str, Any], path: str) -> None:
         InputError: the checkpoint cannot be written, because of a full disk or a read-only directory; `path` is
             unchanged
     """
-    with replacing(path) as partial, open(partial, "wb") as file:
+    with replacing(path) as temporary, open(temporary, "wb") as file:
         torch.save(state, file)
 
 
 @contextmanager
 def replacing(path: str) -> Iterator[str]:
-    """Yield a temporary path for a checkpoint that replaces `path`. Errors as for `write_checkpoint`."""
+    """`atomic_write` for checkpoints. Errors as for `write_checkpoint`."""
     try:
-        with atomic_write(path) as partial:
-            yield partial
-    except (OSError, RuntimeError) as error:  # torch's own writer raises RuntimeError
+        with atomic_write(path) as temporary:
+            yield temporary
+    except (OSError, RuntimeError) as error:  # the latter from torch's own writer
         raise InputError(f"cannot write {path}, which is unchanged: {reason(error)}") from error
 
 
@@ -71,6 +74,8 @@ def check(state: Any, path: str) -> None:
             raise InputError(f"{path} is not safe to load: {name} is larger than its stored data")
         if (value.is_floating_point() or value.is_complex()) and not value.isfinite().all():
             raise InputError(f"{path}: {name} has weights that are infinite or NaN: use an earlier checkpoint")
+    if not isinstance(state.get("task_state", {}), dict):
+        raise InputError(f"{path} is not a fairseq checkpoint: its task_state is not a dictionary")
     options = state.get("cfg")
     if OmegaConf.is_config(options):
         options = OmegaConf.to_container(options, resolve=False)
@@ -85,8 +90,12 @@ def upgrade(state: dict[str, Any]) -> None:
     """Make an older ResMLP checkpoint equivalent to one trained today.
 
     Options that were added later get the default of `ResMLPConfig`, which leaves the model unchanged; fairseq would use
-    the default of the architecture, which may have changed. Stored zeros for a layer without b are removed.
+    the default of the architecture, which may have changed. Stored zeros for a layer without b are removed. Hashes of
+    dictionaries move from the weights to the state of the task.
     """
+    hashes = pop_hashes(state["model"])
+    if hashes:
+        state["task_state"] = {**state.get("task_state", {}), KEY: hashes}
     options: Any = (state.get("cfg") or {}).get("model")
     if isinstance(options, Namespace) or ARCH_MODEL_NAME_REGISTRY.get((options or {}).get("_name")) != "resmlp":
         return

@@ -4,8 +4,16 @@ import json
 
 import click
 
-from fairseq_resmlp.cli.options import existing_file, max_lines_option, output_file, renamed_option
-from fairseq_resmlp.common.atomic_write import atomic_write
+from fairseq_resmlp.cli.options import (
+    MAX_THREADS,
+    Count,
+    FiniteFloat,
+    existing_file,
+    max_lines_option,
+    output_file,
+    renamed_option,
+)
+from fairseq_resmlp.common.atomic_write import atomic_write, open_output, refuse_overwriting
 from fairseq_resmlp.common.environment import available_cores
 from fairseq_resmlp.common.errors import InputError
 
@@ -39,8 +47,8 @@ def download(files: tuple[str, ...], to: str, mirror: str | None) -> None:
 def extract(texts: tuple[str, ...], languages: tuple[str, str], downloads: str, out_dir: str) -> None:
     """Extract the raw text of every split, from archives or local files, into one file per language.
 
-    SOURCE and TARGET are files, or ARCHIVE:PATH for a file inside an archive; .gz and .sgm files are unpacked. Several
-    texts of one SPLIT are concatenated. SPLIT held-out N moves N sentences from train to SPLIT.
+    SOURCE and TARGET are files, or ARCHIVE:PATH for a file inside an archive; .gz, .bz2, .xz and .sgm files are
+    unpacked. Several texts of one SPLIT are concatenated. SPLIT held-out N moves N sentences from train to SPLIT.
     """
     from fairseq_resmlp.data.corpus import extract_corpus
 
@@ -52,12 +60,13 @@ def extract(texts: tuple[str, ...], languages: tuple[str, str], downloads: str, 
 @click.command("spm-train")
 @click.argument("files", nargs=-1, required=True, type=existing_file)
 @click.option("--model", required=True, type=output_file, help="Output file.")
-@click.option("--vocab-size", default=8000, type=click.IntRange(min=1), show_default=True, help="Number of subwords.")
+@click.option("--vocab-size", default=8000, type=Count(), show_default=True, help="Number of subwords.")
 @max_lines_option(2_000_000)
 def spm_train(files: tuple[str, ...], model: str, vocab_size: int, max_lines: int) -> None:
     """Train one SentencePiece BPE model on the raw text FILES of both languages."""
     from fairseq_resmlp.data.sentencepiece_files import train_sentencepiece
 
+    refuse_overwriting([model], files)
     with atomic_write(model) as partial, open(partial, "wb") as out:
         lines = train_sentencepiece(files, out, vocab_size, max_lines)
     click.echo(f"{model}: {vocab_size} subwords from {lines:,} lines of {', '.join(files)}")
@@ -68,10 +77,22 @@ def spm_train(files: tuple[str, ...], model: str, vocab_size: int, max_lines: in
 @click.option("--model", required=True, type=existing_file, help="SentencePiece model.")
 @click.option("--out-dir", required=True, type=click.Path(file_okay=False), help="Directory for the encoded files.")
 @click.option("--clean", is_flag=True, help="FILES are the two sides of one text: drop unusable pairs, and report why.")
-@click.option("--max-length", default=250, show_default=True, help="With --clean: maximum number of tokens per side.")
-@click.option("--max-ratio", default=1.5, show_default=True, help="With --clean: maximum length ratio of the sides.")
+@click.option(
+    "--max-length",
+    default=250,
+    type=Count(),
+    show_default=True,
+    help="With --clean: maximum number of tokens per side.",
+)
+@click.option(
+    "--max-ratio",
+    default=1.5,
+    type=FiniteFloat(min=1),
+    show_default=True,
+    help="With --clean: maximum length ratio of the sides.",
+)
 @click.option("--report", type=output_file, help="With --clean: JSON file for counts and time.")
-@click.option("--workers", type=click.IntRange(min=1), help="Number of processes (default: one per core).")
+@click.option("--workers", type=Count(max=MAX_THREADS), help="Number of processes (default: one per core).")
 def spm_encode(
     files: tuple[str, ...],
     model: str,
@@ -87,10 +108,12 @@ def spm_encode(
     All lines are kept unless --clean is given.
     """
     from fairseq_resmlp.data.cleaning import CleaningRules
-    from fairseq_resmlp.data.sentencepiece_files import encode_to_directory
+    from fairseq_resmlp.data.sentencepiece_files import encode_to_directory, encoded_paths
 
     if report and not clean:
         raise InputError("--report requires --clean: without it, no pairs are dropped")
+    if report:
+        refuse_overwriting([report, *encoded_paths(files, out_dir)], [*files, model])
     cleaning = CleaningRules(max_length, max_ratio) if clean else None
     for done in encode_to_directory(files, out_dir, model, workers or available_cores(), cleaning):
         click.echo(f"{', '.join(done.targets)}: {done.lines:,} lines")
@@ -98,7 +121,7 @@ def spm_encode(
             click.echo(f"  dropped {count:,} pairs: {reason}")
         if report:
             counts = {"kept": done.lines, "dropped": dict(done.dropped), "cpu_seconds": done.cpu_seconds}
-            with atomic_write(report) as partial, open(partial, "w", encoding="utf-8") as out:
+            with open_output(report) as out:
                 json.dump(counts, out, indent=1)
 
 
@@ -109,14 +132,14 @@ def spm_encode(
 @click.option(
     "--first",
     default=200,
-    type=click.IntRange(min=0),
+    type=Count(min=0),
     show_default=True,
     help="Number of frequent target subwords that are always allowed.",
 )
 @click.option(
     "--best",
     default=50,
-    type=click.IntRange(min=1),
+    type=Count(),
     show_default=True,
     help="Number of target subwords allowed per source subword.",
 )
@@ -130,8 +153,9 @@ def shortlist(source: str, target: str, output: str, first: int, best: int, max_
     """
     from fairseq_resmlp.data.shortlist_learning import learn_shortlist, read_pairs
 
+    refuse_overwriting([output], [source, target])
     pairs = read_pairs(source, target, max_lines)
-    with atomic_write(output) as partial, open(partial, "w", encoding="utf-8", newline="\n") as out:
+    with open_output(output) as out:
         for subword, allowed in learn_shortlist(pairs, first, best):
             out.write(f"{subword}\t{' '.join(allowed)}\n")
     click.echo(f"{output}: from {len(pairs):,} pairs of lines")

@@ -2,15 +2,22 @@
 
 import click
 
-from fairseq_resmlp.cli.options import existing_directory, existing_file, output_file, renamed_option
-from fairseq_resmlp.common.atomic_write import atomic_write
+from fairseq_resmlp.cli.options import (
+    Count,
+    existing_directory,
+    existing_file,
+    existing_text,
+    output_file,
+    renamed_option,
+)
+from fairseq_resmlp.common.atomic_write import open_output, refuse_overwriting
 
 
 @click.command("score")
-@click.argument("hypotheses", type=existing_file)
-@click.option("--reference", required=True, type=existing_file, help="Reference translations, parallel to HYPOTHESES.")
+@click.argument("hypotheses", type=existing_text)
+@click.option("--reference", required=True, type=existing_text, help="Reference translations, parallel to HYPOTHESES.")
 @click.option("--target-lang", required=True, help="Language of both files; de adds compound-split BLEU.")
-@click.option("--baseline", type=existing_file, help="Output of another system, for a paired bootstrap test.")
+@click.option("--baseline", type=existing_text, help="Output of another system, for a paired bootstrap test.")
 @click.option("--json", "json_file", type=output_file, help="File for scores, hashes and versions.")
 @click.option("--checkpoint", type=existing_file, help="With --json: the model, to record its hash and options.")
 @click.option("--metadata", multiple=True, metavar="NAME=VALUE", help="With --json: a string, for example a command.")
@@ -33,6 +40,9 @@ def score(
 
     if not json_file and (checkpoint or metadata or metadata_json):
         raise click.UsageError("--checkpoint, --metadata and --metadata-json require --json")
+    if json_file:
+        files = [pair.partition("=")[2] for pair in metadata_json]
+        refuse_overwriting([json_file], [hypotheses, reference, *filter(None, (baseline, checkpoint)), *files])
     added = provenance.read_metadata(metadata, metadata_json)
     system, references, *others = metrics.read_parallel(hypotheses, reference, *([baseline] if baseline else []))
     other = others[0] if others else None
@@ -40,7 +50,7 @@ def score(
     comparisons = metrics.compare(system.lines, other.lines, references.lines, target_lang) if other else []
     if json_file:
         report = provenance.score_report(system, references, other, scores, comparisons, target_lang, checkpoint, added)
-        with atomic_write(json_file) as partial, open(partial, "w", encoding="utf-8") as out:
+        with open_output(json_file) as out:
             out.write(provenance.to_json(report))
     click.echo(metrics.table(scores, comparisons, baseline))
     reason = metrics.why_not_tokenized(target_lang)
@@ -54,7 +64,7 @@ def score(
 @click.option(
     "--sentences",
     default=200,
-    type=click.IntRange(min=0),
+    type=Count(min=0),
     show_default=True,
     help="Number of test and validation sentences for sample translations and pruning; 0 omits both.",
 )

@@ -3,6 +3,7 @@
 import click
 
 from fairseq_resmlp.cli.options import existing_file, output_file
+from fairseq_resmlp.common.atomic_write import refuse_overwriting
 
 
 @click.command("average")
@@ -13,6 +14,7 @@ def average(checkpoints: tuple[str, ...], output: str) -> None:
     from fairseq_resmlp.checkpoints.averaging import average_checkpoints
     from fairseq_resmlp.checkpoints.checkpoint_file import write_checkpoint
 
+    refuse_overwriting([output], checkpoints)
     write_checkpoint(average_checkpoints(checkpoints), output)
     click.echo(f"{output}: average of {len(checkpoints)} checkpoints")
 

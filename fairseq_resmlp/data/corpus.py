@@ -1,22 +1,17 @@
 """Raw text of a corpus, extracted from archives or local files into one file per split and language."""
 
 import contextlib
-import gzip
 import hashlib
 import heapq
 import os
-import re
-import tarfile
-import zipfile
-import zlib
-from collections.abc import Iterable, Iterator, Sequence
-from typing import IO, cast
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
+from fairseq_resmlp.common.atomic_write import atomic_write_all, refuse_overwriting
 from fairseq_resmlp.common.errors import InputError
+from fairseq_resmlp.data.text_source import locate_text, open_text
 
 HELD_OUT = "held-out"
 REMOVED = "removed from train because one side occurs in a held-out pair"
-SEGMENT = re.compile(r"<seg[^>]*>(.*)</seg>")
 
 
 def extract_corpus(
@@ -24,11 +19,12 @@ def extract_corpus(
 ) -> dict[str, int]:
     """Write `out_dir`/SPLIT.LANGUAGE for every split, with lines that end at LF only.
 
+    Existing files are replaced when all splits are complete. If extraction fails, they stay as they were.
+
     Args:
         texts: (split, location of the source, location of the target); several of one split are concatenated in order.
-            A location is a file in `downloads`, a member of an archive there (`a.tgz:path/in/it`), or an absolute path;
-            .gz files are decompressed, and .sgm files are reduced to their segments. (split, "held-out", n) moves n
-            distinct source sentences out of train, and removes from train every pair that shares a side with them.
+            For locations, see `open_text`. (split, "held-out", n) moves n distinct source sentences out of train, and
+            removes from train every pair that shares a side with them.
         languages: source, target
         downloads: directory of the downloaded files
 
@@ -36,17 +32,26 @@ def extract_corpus(
         the number of pairs in each split, and under REMOVED the number of pairs of train that no split contains
 
     Raises:
-        InputError: a file or member is missing or damaged, or the two sides have different numbers of lines
+        InputError: a file or member is missing or damaged, would be overwritten, or the two sides have different
+            numbers of lines
     """
-    held_out = {split: _count(split, count) for split, place, count in texts if place == HELD_OUT}
-    if held_out and not any(split == "train" and place != HELD_OUT for split, place, _ in texts):
-        raise InputError(f"cannot hold out {', '.join(held_out)}: no text is given for train")
-    os.makedirs(out_dir, exist_ok=True)
+    extracted = [(split, places) for split, *places in texts if places[0] != HELD_OUT]
+    held_out = _held_out_counts(texts, {split for split, _ in extracted})
+    splits = list(dict.fromkeys(split for split, *_ in texts))
+    outputs = [os.path.join(out_dir, f"{split}.{language}") for split in splits for language in languages]
+    refuse_overwriting(outputs, [locate_text(place, downloads)[0] for _, places in extracted for place in places])
+    with atomic_write_all(outputs) as temporary:
+        files = {split: temporary[2 * i : 2 * i + 2] for i, split in enumerate(splits)}
+        pairs = _extract(extracted, downloads, files)
+        if held_out:
+            pairs.update(_hold_out(held_out, files))
+    return pairs
+
+
+def _extract(texts: Sequence[tuple[str, Sequence[str]]], downloads: str, files: dict[str, list[str]]) -> dict[str, int]:
+    """Write the texts of each split to its two files. Returns the number of pairs of each split."""
     pairs: dict[str, int] = {}
-    files = {split: [os.path.join(out_dir, f"{split}.{x}") for x in languages] for split, *_ in texts}
-    for split, *places in texts:
-        if places[0] == HELD_OUT:
-            continue
+    for split, places in texts:
         mode = "ab" if split in pairs else "wb"
         counts = [_write(place, downloads, file, mode) for place, file in zip(places, files[split])]
         if counts[0] != counts[1]:
@@ -55,9 +60,21 @@ def extract_corpus(
                 f"{counts[1]:,}; the first line without a counterpart is {min(counts) + 1:,}"
             )
         pairs[split] = pairs.get(split, 0) + counts[0]
-    if held_out:
-        pairs.update(_hold_out(held_out, files))
     return pairs
+
+
+def _held_out_counts(texts: Sequence[tuple[str, str, str]], extracted: Collection[str]) -> dict[str, int]:
+    """Return the number of sentences of each split to hold out. `extracted` are the other splits."""
+    counts: dict[str, int] = {}
+    for split, place, count in texts:
+        if place != HELD_OUT:
+            continue
+        if split in counts or split in extracted:
+            raise InputError(f"{split} {HELD_OUT} {count}: there is another text for {split}; choose another name")
+        counts[split] = _count(split, count)
+    if counts and "train" not in extracted:
+        raise InputError(f"cannot hold out {', '.join(counts)}: no text is given for train")
+    return counts
 
 
 def _count(split: str, count: str) -> int:
@@ -77,53 +94,14 @@ def _write(place: str, downloads: str, target: str, mode: str) -> int:
     return lines
 
 
-@contextlib.contextmanager
-def open_text(place: str, downloads: str) -> Iterator[Iterable[bytes]]:
-    """Open a location (see `extract_corpus`) for reading its lines, which end at LF only.
-
-    Raises:
-        InputError: it is missing or damaged
-    """
-    path, member = os.path.join(downloads, place), ""
-    if not os.path.isfile(path) and ":" in place:
-        archive, _, member = place.partition(":")
-        path = os.path.join(downloads, archive)
-    if not os.path.isfile(path):
-        raise InputError(f"{path} not found")
-    try:
-        with contextlib.ExitStack() as stack:
-            file: IO[bytes] = stack.enter_context(open(path, "rb"))
-            if member and zipfile.is_zipfile(path):
-                file = stack.enter_context(stack.enter_context(zipfile.ZipFile(file)).open(member))
-            elif member:
-                found = stack.enter_context(tarfile.open(fileobj=file)).extractfile(member)
-                if found is None:
-                    raise InputError(f"{member} in {path} is a directory: specify a file in it")
-                file = found
-            name = member or path
-            if name.endswith(".gz"):
-                file = cast(IO[bytes], stack.enter_context(gzip.open(file)))
-                name = name[: -len(".gz")]
-            yield _segments(file) if name.endswith(".sgm") else file
-    except KeyError as error:
-        raise InputError(f"{member} not found in {path}") from error
-    except (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError) as error:
-        raise InputError(f"{path} is damaged ({error}): remove it and run again") from error
-
-
-def _segments(lines: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield the segments of WMT test sets like sacreBLEU: whitespace is collapsed, entities are kept."""
-    for found in map(SEGMENT.search, (line.decode("utf-8") for line in lines)):
-        if found:
-            yield " ".join(found[1].split()).encode("utf-8")
-
-
 def _hold_out(counts: dict[str, int], files: dict[str, list[str]]) -> dict[str, int]:
     """Move distinct source sentences from train to new splits. The choice does not depend on the order of the lines."""
     train = files["train"]
     chosen = sorted(_smallest(map(_hash, _lines(train[0])), sum(counts.values())))
     if len(chosen) < sum(counts.values()):
-        raise InputError(f"{train[0]} has {len(chosen):,} distinct lines, too few to hold out {sum(counts.values()):,}")
+        raise InputError(
+            f"the source of train has {len(chosen):,} distinct lines, too few to hold out {sum(counts.values()):,}"
+        )
     splits = [split for split, count in counts.items() for _ in range(count)]
     split_of = dict(zip(chosen, splits))
     held: dict[int, tuple[bytes, bytes]] = {}
@@ -132,19 +110,20 @@ def _hold_out(counts: dict[str, int], files: dict[str, list[str]]) -> dict[str, 
             held.setdefault(_hash(source), (source, target))
     for split in counts:
         for side, file in enumerate(files[split]):
-            with open(file, "wb") as out:
-                out.writelines(held[number][side] for number in chosen if split_of[number] == split)
+            with open(file, "wb") as new:
+                new.writelines(held[number][side] for number in chosen if split_of[number] == split)
     shared = [{pair[side] for pair in held.values()} for side in (0, 1)]
     total, kept = sum(1 for _ in _lines(train[0])), 0
     with contextlib.ExitStack() as stack:
-        outs = [stack.enter_context(open(f"{file}.kept", "wb")) for file in train]
+        # Each file is overwritten while it is read, because what is kept is never longer than what was read.
+        outs = [stack.enter_context(open(file, "r+b")) for file in train]
         for pair in zip(*map(_lines, train)):
             if pair[0] not in shared[0] and pair[1] not in shared[1]:
                 kept += 1
                 for out, line in zip(outs, pair):
                     out.write(line)
-    for file in train:
-        os.replace(f"{file}.kept", file)
+        for out in outs:
+            out.truncate()
     return {"train": kept, **counts, REMOVED: total - kept - len(held)}
 
 

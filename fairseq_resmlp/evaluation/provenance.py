@@ -12,6 +12,7 @@ import torch
 from fairseq_resmlp.checkpoints.checkpoint_file import read_checkpoint
 from fairseq_resmlp.common.environment import environment_info
 from fairseq_resmlp.common.errors import InputError
+from fairseq_resmlp.common.regular_files import read_json
 from fairseq_resmlp.evaluation.metrics import PAPER, Comparison, Score, Text
 
 PACKAGES = ("torch", "fairseq", "sacrebleu", "sacremoses", "sentencepiece")  # whose versions a score may depend on
@@ -111,7 +112,7 @@ def read_metadata(texts: Sequence[str], files: Sequence[str]) -> dict[str, Any]:
     metadata: dict[str, Any] = {}
     sources: tuple[tuple[str, Sequence[str], Callable[[str], Any]], ...] = (
         ("--metadata", texts, str),
-        ("--metadata-json", files, _read_json),
+        ("--metadata-json", files, read_json),
     )
     for option, pairs, read in sources:
         for pair in pairs:
@@ -124,17 +125,13 @@ def read_metadata(texts: Sequence[str], files: Sequence[str]) -> dict[str, Any]:
     return metadata
 
 
-def _read_json(path: str) -> Any:
-    with open(path, encoding="utf-8") as file:
-        try:
-            return json.load(file)
-        except ValueError as error:
-            raise InputError(f"{path} is not JSON: {error}") from error
-
-
 def to_json(report: Any) -> str:
-    """Return JSON of scores, texts (without their lines) and plain data. Other values become strings."""
-    return json.dumps(_to_plain(report), ensure_ascii=False, indent=1, allow_nan=False) + "\n"
+    """Return JSON of scores, texts (without their lines) and plain data. Other values become strings.
+
+    Unpaired surrogates, which stand for bytes of a file name that are not UTF-8, are escaped.
+    """
+    text = json.dumps(_to_plain(report), ensure_ascii=False, indent=1, allow_nan=False) + "\n"
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")  # \udcff is also an escape of JSON
 
 
 def _to_plain(value: Any) -> Any:

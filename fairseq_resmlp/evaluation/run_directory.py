@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fairseq_resmlp.common.errors import InputError
+from fairseq_resmlp.common.regular_files import check_regular_file
+from fairseq_resmlp.common.sentencepiece_model import load_sentencepiece
 from fairseq_resmlp.common.unique_names import unique_names
 from fairseq_resmlp.evaluation.metrics import read_parallel
 from fairseq_resmlp.model import hub
@@ -34,7 +36,7 @@ class RunDirectory:
         """Return (options, task, model) as trained.
 
         Raises:
-            InputError: a file is missing, or the checkpoint is not safe to load
+            InputError: a file is missing or not a regular file, or the checkpoint is not safe to load
         """
         if self.checkpoint is None:
             raise InputError(f"checkpoint not found in {self.path}: run scripts/train.sh or fairseq-train --save-dir")
@@ -42,6 +44,11 @@ class RunDirectory:
             raise InputError(
                 f"dict.*.txt not found in {self.path} or in data-bin next to it: copy them from the training's data-bin"
             )
+        for path in (self.checkpoint, self.sentencepiece, *_all(self.dictionaries, "dict.*.txt")):
+            if path is not None:
+                check_regular_file(path)
+        if self.sentencepiece is not None:
+            load_sentencepiece(self.sentencepiece)  # fairseq would report an invalid model with a traceback
         bpe = {"bpe": "sentencepiece", "sentencepiece_model": self.sentencepiece} if self.sentencepiece else {}
         home, file = os.path.split(self.checkpoint)
         cfg, task, models = hub.load(home, file, os.path.abspath(self.dictionaries), print_alignment="soft", **bpe)
@@ -54,7 +61,7 @@ class RunDirectory:
             split: valid or test
 
         Raises:
-            InputError: the text or the SentencePiece model is missing
+            InputError: the text or the SentencePiece model is missing; see also `read_parallel`
         """
         if self.sentencepiece is None:
             raise InputError(
@@ -64,7 +71,9 @@ class RunDirectory:
         for path in sorted(glob.glob(os.path.join(glob.escape(self.raw or self.path), f"{split}*.{source}"))):
             name = os.path.basename(path)[: -len(source) - 1]
             other = os.path.join(os.path.dirname(path), f"{name}.{target}")
-            if os.path.isfile(other):
+            if os.path.exists(other):
+                check_regular_file(path)
+                check_regular_file(other)
                 sides = read_parallel(path, other)
                 return name, sides[0].lines, sides[1].lines
         raise InputError(f"raw/{split}*.{source} and .{target} not found next to {self.path}: put the raw text there")
@@ -121,7 +130,7 @@ def _all(directory: str, pattern: str) -> list[str]:
 def _first(directory: str, patterns: Sequence[str]) -> str | None:
     """Return the newest file that matches the first pattern with any match."""
     found = (_all(directory, pattern.lstrip("/")) for pattern in patterns)
-    return next((max(files, key=os.path.getmtime) for files in found if files), None)
+    return next((max(files, key=lambda file: os.lstat(file).st_mtime) for files in found if files), None)
 
 
 def _parent(directories: Sequence[str], patterns: Sequence[str]) -> str | None:

@@ -1,11 +1,14 @@
 """Training curves of fairseq-train, from TensorBoard event files or from text logs."""
 
+import glob
 import json
-import math
 import os
 import re
+from collections.abc import Iterator
+from typing import Any
 
 from fairseq_resmlp.common.errors import InputError
+from fairseq_resmlp.common.regular_files import check_regular_file
 from fairseq_resmlp.evaluation.run_directory import RunDirectory
 
 # Metrics by fairseq's name: title, unit, whether the axis is logarithmic
@@ -18,6 +21,10 @@ METRICS = {
     "wps": ("Speed", "target tokens per second", False),
 }
 
+MAX_LINE = 1 << 20  # characters of a line of a log that are read together
+MAX_VALUE = 1e100  # values that are larger or, unless zero, smaller than 1 / MAX_VALUE are omitted, like infinite ones
+MAX_UPDATES = 1 << 53  # the largest number up to which plots represent every update
+
 Curve = tuple[list[int], list[float]]
 Curves = dict[str, dict[str, Curve]]
 
@@ -29,7 +36,8 @@ def read_training_log(run: RunDirectory) -> Curves:
     value is used.
 
     Raises:
-        InputError: the run has no log, or tensorboard is not installed
+        InputError: the run has no log, tensorboard is not installed, or a log is not a regular file
+        OSError: a log cannot be read
     """
     found = _read_events(run.events) or _read_text_logs(run.logs)
     if not found:
@@ -60,6 +68,8 @@ def _read_events(directories: list[str]) -> dict[str, dict[str, dict[int, float]
     found: dict[str, dict[str, dict[int, float]]] = {}
     for directory in directories:
         split = _SPLITS.get(os.path.basename(directory))
+        for file in glob.glob(os.path.join(glob.escape(directory), "*tfevents*")):  # as read by TensorBoard
+            check_regular_file(file)
         events = EventAccumulator(directory, size_guidance={"scalars": 0}).Reload()
         for name in events.Tags()["scalars"]:
             for event in sorted(events.Scalars(name), key=lambda event: event.wall_time):
@@ -71,45 +81,64 @@ def _read_text_logs(files: list[str]) -> dict[str, dict[str, dict[int, float]]]:
     """Read the output of fairseq-train with --log-format simple or json."""
     found: dict[str, dict[str, dict[int, float]]] = {}
     for path in files:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            for line in file:
-                split, stats = _parse_simple(line) or _parse_json(line) or (None, {})
-                if "num_updates" in stats:
-                    for name, value in stats.items():
-                        _add(found, split, name, int(stats["num_updates"]), value)
+        check_regular_file(path)
+        for line in _lines(path):
+            split, step, stats = _parse_simple(line) or _parse_json(line) or (None, 0, {})
+            for name, value in stats.items():
+                _add(found, split, name, step, value)
     return _prefer_inner(found)
 
 
-def _parse_simple(line: str) -> tuple[str, dict[str, str]] | None:
+def _lines(path: str) -> Iterator[str]:
+    with open(path, encoding="utf-8", errors="replace") as file:
+        while line := file.readline(MAX_LINE):
+            yield line
+
+
+def _parse_simple(line: str) -> tuple[str, int, dict[str, str]] | None:
     """Parse "epoch 001: 100 / 518 loss=9.9, ...", "epoch 001 | loss 8.0 | ..." or "epoch 001 | valid on ... | ..."."""
     match = re.search(r"\bepoch \d+(:| \| valid on | \| )(.*)", line)
     if match is None:
         return None
-    stats = dict(re.findall(r"(\w+)[= ]([\d.e+-]+)(?=,| \||$)", match[2]))
-    if not stats.get("num_updates", "").isdigit():
+    fields = (field.replace("=", " ").split() for field in re.split(r",| \|", match[2]))
+    stats = {words[-2]: words[-1] for words in fields if len(words) > 1}
+    step = _updates(stats.get("num_updates"))
+    if step is None:
         return None
-    return _SPLITS["train_inner" if match[1] == ":" else "valid" if "valid" in match[1] else "train"], stats
+    return _SPLITS["train_inner" if match[1] == ":" else "valid" if "valid" in match[1] else "train"], step, stats
 
 
-def _parse_json(line: str) -> tuple[str, dict[str, str]] | None:
+def _parse_json(line: str) -> tuple[str, int, dict[str, str]] | None:
     """Parse JSON, on its own line or after "... | INFO | train_inner |"."""
     try:
         stats = json.loads(line[line.index("{") :])
         # Lines at the end of an epoch contain train_loss and valid_loss, those within it loss.
         prefix = next(p for p in ("", "train_", "valid_") if f"{p}num_updates" in stats)
-        int(stats[f"{prefix}num_updates"])
-    except (ValueError, TypeError, StopIteration):
+    except (ValueError, RecursionError, StopIteration):
         return None  # an unrelated line, or one that was truncated when training ended
+    step = _updates(stats[f"{prefix}num_updates"])
+    if step is None:
+        return None
     stats = {name[len(prefix) :]: value for name, value in stats.items() if name.startswith(prefix)}
-    return _SPLITS[prefix[:-1] or "train_inner"], stats
+    return _SPLITS[prefix[:-1] or "train_inner"], step, stats
+
+
+def _updates(value: Any) -> int | None:
+    """Return a number of updates as an integer, or None if it is none."""
+    try:
+        number = int(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return number if 0 <= number <= MAX_UPDATES else None
 
 
 def _add(found, split, name: str, step: int, value) -> None:
     try:
         value = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return
-    if split is not None and name in METRICS and math.isfinite(value):
+    plausible = value == 0 or 1 / MAX_VALUE <= abs(value) <= MAX_VALUE  # NaN is not
+    if split is not None and name in METRICS and plausible:
         found.setdefault(split, {}).setdefault(name, {})[step] = value
 
 
