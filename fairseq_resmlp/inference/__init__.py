@@ -1,6 +1,15 @@
 """Fast translation with an exported model. Needs torch, but not fairseq."""
 
-from fairseq_resmlp.inference.beam_search import SearchOptions
+from fairseq_resmlp.inference.batching import BatchQueue, QueueFull
+from fairseq_resmlp.inference.translation import Alignment, Translation, TranslationHypothesis, TranslationOptions
 from fairseq_resmlp.inference.translator import Translator
 
-__all__ = ["SearchOptions", "Translator"]
+__all__ = [
+    "Alignment",
+    "BatchQueue",
+    "QueueFull",
+    "Translation",
+    "TranslationHypothesis",
+    "TranslationOptions",
+    "Translator",
+]

@@ -16,6 +16,15 @@ from fairseq_resmlp.common.errors import InputError, check_length
 from fairseq_resmlp.inference.config import EOS, PAD
 from fairseq_resmlp.inference.network import Network
 
+_RANGES = (
+    ("beam", 1, 10_000),
+    ("lenpen", -10, 10),
+    ("unkpen", -1000, 1000),
+    ("min_len", 0, 1_000_000),
+    ("max_len_a", 0, 1000),
+    ("max_len_b", 0, 1_000_000),
+)
+
 
 @dataclass(frozen=True)
 class SearchOptions:
@@ -42,7 +51,7 @@ class SearchOptions:
     max_len_b: int = 200
 
     def __post_init__(self) -> None:
-        for name, least, most in (("lenpen", -10, 10), ("max_len_a", 0, 1000)):
+        for name, least, most in _RANGES:
             value = getattr(self, name)
             if not least <= value <= most:  # also false for NaN
                 raise InputError(
@@ -59,8 +68,9 @@ class Hypothesis(NamedTuple):
 
 NOT_FINITE = "a sentence has no translation with a finite score: the model's activations overflow or are NaN"
 
-# Called after each step with the best translation of each sentence so far, in entries of the target dictionary
-StepCallback = Callable[[list[list[int]]], None]
+# Called after each step with the best translation of each sentence so far, in entries of the target dictionary. Returns
+# the numbers of the sentences to abandon, or None.
+StepCallback = Callable[[list[list[int]]], Iterable[int] | None]
 
 
 @torch.inference_mode()
@@ -81,7 +91,8 @@ def beam_search(
         step_callback: see `StepCallback`
 
     Returns:
-        the hypotheses of each source, best first: as many as the beam, or fewer if the maximum length was reached
+        the hypotheses of each source, best first: as many as the beam, or fewer if the maximum length was reached; none
+        if the source was abandoned
 
     Raises:
         InputError: a source exceeds N, the options are not possible with this model, or a sentence has no translation
@@ -102,8 +113,9 @@ def beam_search(
         search = _Search(network, sources, options, allowed, max_len)
         search.run(step_callback)
     found = [sorted(sentence.finished, key=lambda hypothesis: -hypothesis.score) for sentence in search.sentences]
-    if not all(hypotheses and math.isfinite(hypotheses[0].score) for hypotheses in found):
-        raise InputError(NOT_FINITE)
+    for sentence, hypotheses in zip(search.sentences, found):
+        if not sentence.is_abandoned and not (hypotheses and math.isfinite(hypotheses[0].score)):
+            raise InputError(NOT_FINITE)
     return found
 
 
@@ -116,6 +128,7 @@ class _Sentence:
     scores: list[float] = field(default_factory=lambda: [0.0])
     tokens: list[list[int]] = field(default_factory=lambda: [[]])
     finished: list[Hypothesis] = field(default_factory=list)
+    is_abandoned: bool = False
 
     @property
     def is_done(self) -> bool:
@@ -186,7 +199,8 @@ class _Search:
                 break
             self.extend_all(x, t)
             if step_callback is not None:
-                step_callback([sentence.best(t + 1) for sentence in self.sentences])
+                for i in step_callback([sentence.best(t + 1) for sentence in self.sentences]) or ():
+                    self.sentences[i].is_abandoned = True
             self.remove_done()
             if not self.active:
                 break
@@ -212,10 +226,10 @@ class _Search:
             sentence.extend(i * k, zip(*candidates), t)
 
     def remove_done(self) -> None:
-        """Remove the sentences that are done, filling each gap with the last sentence."""
+        """Remove the sentences that are done or abandoned, filling each gap with the last sentence."""
         places = list(range(len(self.active)))
         for i in reversed(range(len(self.active))):
-            if self.active[i].is_done:
+            if self.active[i].is_done or self.active[i].is_abandoned:
                 self.active[i], places[i] = self.active[-1], places[-1]
                 self.active.pop()
                 places.pop()

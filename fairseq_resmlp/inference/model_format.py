@@ -14,20 +14,19 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
-from fairseq_resmlp.common.atomic_write import atomic_write
+from fairseq_resmlp.common.atomic_write import atomic_directory
 from fairseq_resmlp.common.errors import InputError
 from fairseq_resmlp.inference.config import SPECIAL_SYMBOLS, NetworkConfig, Weights
 from fairseq_resmlp.inference.network import DTYPES
-from fairseq_resmlp.inference.quantization import QuantizedMatrix, quantize
+from fairseq_resmlp.inference.quantization import QuantizedMatrix, is_quantized, quantize
 
 VERSION = 4
 CONFIG, WEIGHTS, SHORTLIST = "config.json", "weights.safetensors", "shortlist.txt"
@@ -79,45 +78,28 @@ def save_exported_model(
         sentencepiece, shortlist: paths of files to copy
 
     Raises:
-        InputError: the directory exists, or the dtype cannot represent the weights
-        OSError: the directory cannot be written
+        InputError: the directory exists or cannot be written, or the dtype cannot represent the weights
     """
-    path = os.path.normpath(path)
     if os.path.lexists(path):
         raise InputError(f"{path} already exists: choose another directory, or remove it first")
     files = {SOURCE_DICT: dictionaries[0], TARGET_DICT: dictionaries[1], SENTENCEPIECE: sentencepiece}
     if shortlist:
         files[SHORTLIST] = shortlist
-    parent = os.path.dirname(os.path.abspath(path))
-    os.makedirs(parent, exist_ok=True)
-    partial = tempfile.mkdtemp(prefix=f"{os.path.basename(path)}.", dir=parent)
-    try:
-        os.chmod(partial, 0o777 & ~_umask())
-        with atomic_write(os.path.join(partial, WEIGHTS)) as file:
-            save_file(_to_stored(weights, dtype), file)
-            os.chmod(file, 0o666 & ~_umask())  # recent versions of safetensors make it private
+    stored = save(_to_stored(weights, dtype))
+    with atomic_directory(path, [WEIGHTS, *files, CONFIG]) as temporary:
+        with open(temporary[WEIGHTS], "wb") as weights_file:
+            weights_file.write(stored)
         for name, source in files.items():
-            with atomic_write(os.path.join(partial, name)) as file:
-                shutil.copyfile(source, file)
+            shutil.copyfile(source, temporary[name])
         content = {
             "version": VERSION,
             "dtype": dtype,
             "languages": languages,
             "sizes": asdict(config),
-            "sha256": {name: _sha256(os.path.join(partial, name)) for name in (WEIGHTS, *files)},
+            "sha256": {name: _sha256(temporary[name]) for name in (WEIGHTS, *files)},
         }
-        with atomic_write(os.path.join(partial, CONFIG)) as file, open(file, "w", encoding="utf-8") as out:
-            json.dump(content, out, indent=1)
-        os.rename(partial, path)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _umask() -> int:
-    """Return the permissions that new files do not get. mkdtemp and safetensors ignore them."""
-    umask = os.umask(0)
-    os.umask(umask)
-    return umask
+        with open(temporary[CONFIG], "w", encoding="utf-8") as config_file:
+            json.dump(content, config_file, indent=1)
 
 
 def load_exported_model(path: str) -> ExportedModel:
@@ -236,11 +218,14 @@ def _to_stored(weights: dict[str, Tensor], dtype: str) -> dict[str, Tensor]:
         weights = {name: value for name, value in weights.items() if name != "decoder.embed"}
     for name, value in weights.items():
         if dtype == "int8" and _is_matrix(name):
-            stored[name], stored[f"{name}.scale"] = quantize(value)
+            matrix = quantize(value)
+            stored[name], stored[f"{name}.scale"] = matrix
+            valid = is_quantized(matrix)
         else:
             stored[name] = value.half() if dtype == "float16" and _is_matrix(name) else value.clone()
-            if not stored[name].isfinite().all():
-                raise InputError(f"{name} has weights that {dtype} cannot represent: export with another --dtype")
+            valid = bool(stored[name].isfinite().all())
+        if not valid:
+            raise InputError(f"{name} has weights that {dtype} cannot represent: export with another --dtype")
     return {name: value.contiguous() for name, value in stored.items()}
 
 
@@ -267,7 +252,10 @@ def _from_stored(stored: dict[str, Tensor], config: NetworkConfig, dtype: str, p
             continue  # tied
         value = take(name, size, matrix_type if _is_matrix(name) else torch.float32)
         if dtype == "int8" and _is_matrix(name):
-            weights[name] = QuantizedMatrix(value, take(f"{name}.scale", size[:1], torch.float32))
+            matrix = QuantizedMatrix(value, take(f"{name}.scale", size[:1], torch.float32))
+            if not is_quantized(matrix):
+                raise InputError(f"{path}: {name} is not an int8 matrix of this program: export the model again")
+            weights[name] = matrix
         else:
             weights[name] = value
     if unread:

@@ -23,6 +23,7 @@ Dimensions, in addition to those of `resmlp.py`:
 """
 
 import threading
+import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -40,11 +41,14 @@ MAX_LOGITS = 1 << 22  # computed at a time: above 32 MiB, malloc requests fresh 
 
 
 def check_device(device: str) -> None:
-    """Raise InputError if torch cannot use a device."""
+    """Raise InputError if torch cannot compute on a device."""
     try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # torch without CUDA raises the latter
-        raise InputError(f"--device {device} is not available: {str(error).splitlines()[0]}") from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about names that are no devices any more
+            (torch.ones(1, device=device) + 1).item()  # a tensor on "meta" has a shape only
+    except (RuntimeError, AssertionError, ImportError) as error:  # all three, if torch is built without the device
+        reason = str(error).split("\n")[0].split(". ")[0]
+        raise InputError(f"--device {device} is not available: {reason}; use cpu or cuda") from error
 
 
 def expand_mixing(A: Tensor, config: NetworkConfig, N: int) -> Tensor:

@@ -1,5 +1,6 @@
 """Matrices in 8 bits, and linear layers that multiply with them."""
 
+import math
 import warnings
 from collections.abc import Callable
 from typing import NamedTuple
@@ -9,9 +10,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fairseq_resmlp.common.environment import cpu_info
+from fairseq_resmlp.common.errors import InputError
 from fairseq_resmlp.common.onednn import has_onednn_linear, onednn_linear
 
 ONEDNN_MIN_OUTPUTS = 4096  # outputs of a layer from which oneDNN is faster than fbgemm in int8
+
+OVERFLOW = "the input of an int8 matrix product is infinite or NaN, because the activations of the model overflow"
 
 Linear = Callable[[Tensor], Tensor]
 
@@ -33,6 +37,12 @@ def quantize(matrix: Tensor) -> QuantizedMatrix:
     return QuantizedMatrix((matrix / scale[:, None]).round().to(torch.int8), scale)
 
 
+def is_quantized(matrix: QuantizedMatrix) -> bool:
+    """Return whether `quantize` can have returned a matrix: no entry is -128, and no value is out of range."""
+    rows, scale = matrix
+    return bool(rows.amin() >= -127 and scale.amin() > 0 and scale.amax() <= torch.finfo(torch.float32).max / 127)
+
+
 # torch's quantized tensors are deprecated. If they are missing, oneDNN's operators on plain int8 tensors take their
 # place. If these are missing, too, matrices are stored in 8 bits but multiplied in float32.
 HAS_QUANTIZED_TENSORS = (
@@ -52,7 +62,7 @@ def make_linear(weight: Tensor | QuantizedMatrix, bias: Tensor, dtype: str) -> L
     """Return a function that computes x weight^T + bias.
 
     In int8, x is quantized on the fly, with a range from its smallest to its largest value, so the other sentences of a
-    batch affect the last digits.
+    batch affect the last digits. If that range is infinite or NaN, the function raises InputError.
 
     Args:
         weight: o x i
@@ -88,7 +98,16 @@ def _make_quantized_tensor_linear(weight: QuantizedMatrix, bias: Tensor) -> Line
     finally:
         torch.backends.quantized.engine = engine
     run, reduce_range = torch.ops.quantized.linear_dynamic.default, REDUCE_RANGE
-    return lambda x: run(x, packed, reduce_range)
+
+    def linear(x: Tensor) -> Tensor:
+        try:
+            return run(x, packed, reduce_range)
+        except RuntimeError as error:
+            if x.isfinite().all():
+                raise
+            raise InputError(OVERFLOW) from error
+
+    return linear
 
 
 def _make_onednn_int8_linear(weight: QuantizedMatrix, bias: Tensor) -> Linear:
@@ -99,6 +118,8 @@ def _make_onednn_int8_linear(weight: QuantizedMatrix, bias: Tensor) -> Linear:
 
     def linear(x: Tensor) -> Tensor:
         low, high = (float(value) for value in torch.aminmax(x))
+        if not math.isfinite(high - low):
+            raise InputError(OVERFLOW)
         low, high = min(low, 0.0), max(high, 0.0)  # zero is represented exactly
         scale = max((high - low) / levels, torch.finfo(torch.float32).tiny)
         zero_point = round(-low / scale)

@@ -1,58 +1,65 @@
-"""Translation of text with an exported model: one translation per line, in order.
+"""Translation of text with an exported model.
 
 translator = Translator.load("model")
-translator(["Hello!", "A second line."])    # ["Hallo!", "Eine zweite Zeile."]
+(result,) = translator.translate_batch(["The old king sees a dog."], beam=4, n_best=2, alignments=True)
+result.text, result.score, result.hypotheses, result.alignments
 """
 
-import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
-from fairseq_resmlp.common.sentencepiece_model import WORD_BOUNDARY, load_sentencepiece
+from fairseq_resmlp.common.sentencepiece_model import check_fits_dictionaries, load_sentencepiece
 from fairseq_resmlp.common.text import replace_surrogates
 from fairseq_resmlp.inference.beam_search import Hypothesis, SearchOptions, StepCallback, beam_search
 from fairseq_resmlp.inference.config import BOS, EOS, UNK
+from fairseq_resmlp.inference.line import Line, Sentence
 from fairseq_resmlp.inference.model_format import ExportedModel, load_exported_model
 from fairseq_resmlp.inference.network import Network
+from fairseq_resmlp.inference.sentences import SentenceSplitter
 from fairseq_resmlp.inference.shortlist import Shortlist
-
-logger = logging.getLogger(__name__)
+from fairseq_resmlp.inference.translation import Translation, TranslationHypothesis, TranslationOptions, align
+from fairseq_resmlp.inference.words import detokenize, encode_pieces, source_words, target_words
 
 WINDOW = 4096  # lines that are read, sorted by length, translated, and written in their original order
+_DEFAULTS = TranslationOptions()
 
 
 class Translator:
-    """An exported model, ready to translate.
+    """An exported model, ready to translate. Threads can share it; they search one at a time.
 
     Args:
         exported: from `load_exported_model`
-        dtype: of the matrices; None: as stored on a CPU, float16 on a GPU
+        threads: CPU threads of torch while this translator computes; None: torch's own setting
         device: a torch device
-        options: options of the search
-        batch_size: maximum number of sentences in a batch
+        dtype: of the matrices; None: as stored on a CPU, float16 on a GPU
+        max_batch: maximum number of sentences in a batch
         max_tokens: maximum number of source tokens in a batch, including padding; a single sentence may have more
     """
 
     def __init__(
         self,
         exported: ExportedModel,
-        dtype: str | None = None,
+        threads: int | None = None,
         device: str = "cpu",
-        options: SearchOptions = SearchOptions(),  # noqa: B008  immutable
-        batch_size: int = 64,
+        dtype: str | None = None,
+        max_batch: int = 64,
         max_tokens: int = 4096,
     ):
         if dtype is None:
             on_cpu = torch.device(device).type == "cpu"
             dtype = exported.dtype if on_cpu and exported.dtype != "float16" else "float32" if on_cpu else "float16"
         self.network = Network(exported.config, exported.weights, dtype, device)
-        self.options, self.batch_size, self.max_tokens = options, batch_size, max_tokens
+        self.threads, self.max_batch, self.max_tokens = threads, max_batch, max_tokens
         self.source_ids = {entry: number for number, entry in enumerate(exported.source)}
         self.target = exported.target
-        self.languages = exported.languages
+        self.languages: tuple[str, str] = (exported.languages[0], exported.languages[1])
         self.sentencepiece = load_sentencepiece(exported.sentencepiece)
+        check_fits_dictionaries(self.sentencepiece, exported.sentencepiece, exported.source, exported.target)
+        limit = exported.config.encoder_max_positions - 1  # without the end-of-sentence token
+        self.splitter = SentenceSplitter(self.languages[0], limit, lambda text: len(self.tokenize(text)))
         self.shortlist = None
         if exported.shortlist is not None:
             self.shortlist = Shortlist.read(exported.shortlist, exported.source, exported.target)
@@ -66,69 +73,145 @@ class Translator:
         """
         return cls(load_exported_model(path), **kwargs)
 
-    def __call__(self, lines: Iterable[str]) -> list[str]:
-        """Translate any number of lines of text."""
-        return list(self.stream([list(lines)]))
+    def translate_batch(
+        self,
+        lines: Sequence[str],
+        *,
+        beam: int = _DEFAULTS.beam,
+        n_best: int = _DEFAULTS.n_best,
+        alignments: bool = _DEFAULTS.alignments,
+        split_sentences: bool = _DEFAULTS.split_sentences,
+        lenpen: float = _DEFAULTS.lenpen,
+        unkpen: float = _DEFAULTS.unkpen,
+        min_len: int = _DEFAULTS.min_len,
+        max_len_a: float = _DEFAULTS.max_len_a,
+        max_len_b: int = _DEFAULTS.max_len_b,
+    ) -> list[Translation]:
+        """Translate any number of lines. Lines of similar length are translated together.
+
+        A line of N or more tokens is split, see `SentenceSplitter`.
+
+        Args:
+            lines: any text
+            n_best, alignments, split_sentences: see `TranslationOptions`
+            beam, lenpen, unkpen, min_len, max_len_a, max_len_b: see `SearchOptions`
+
+        Returns:
+            one result per line, in order
+
+        Raises:
+            InputError: an option is out of range or not possible with this model, or a sentence has no translation with
+                a finite score
+        """
+        options = TranslationOptions(
+            beam, lenpen, unkpen, min_len, max_len_a, max_len_b, n_best, alignments, split_sentences
+        )
+        return list(self.stream([lines], options))
 
     def stream(
-        self, windows: Iterable[list[str]], progress_callback: Callable[[int], object] = lambda lines: None
-    ) -> Iterator[str]:
+        self,
+        windows: Iterable[Sequence[str]],
+        options: TranslationOptions = _DEFAULTS,
+        progress_callback: Callable[[int], object] = lambda lines: None,
+    ) -> Iterator[Translation]:
         """Translate lists of lines, in order. Within a list, lines of similar length are translated together.
 
         Args:
             windows: lists of lines, for example from `read_lines`
-            progress_callback: called with the number of lines after each batch
+            options: options of the search and of the result
+            progress_callback: called after each batch with the number of lines that it completed
+
+        Raises:
+            InputError: see `translate_batch`
         """
         for window in windows:
-            sources = [self.encode(line) for line in window]
-            found = [""] * len(window)
-            empty = sum(len(source) == 1 for source in sources)
-            if empty:
-                progress_callback(empty)
-            for batch in self.batches([len(source) for source in sources]):
-                for i, (best, *_) in zip(batch, self.hypotheses([sources[i] for i in batch])):
-                    found[i] = self.decode(best.tokens)
-                progress_callback(len(batch))
-            yield from found
+            lines = [self.prepare(line, options) for line in window]
+            done = sum(line.is_complete for line in lines)  # those without tokens
+            progress_callback(done)
+            for batch in self.batches([sentence for line in lines for sentence in line.sentences]):
+                self.translate_sentences(batch)
+                before, done = done, sum(line.is_complete for line in lines)
+                progress_callback(done - before)
+            yield from (line.translation() for line in lines)
 
-    def tokenize(self, line: str) -> list[str]:
-        """Split a line into subword tokens."""
+    def tokenize(self, text: str) -> list[str]:
+        """Split a text into subword tokens."""
         # Like fairseq's dictionary, split at unusual spaces within subwords.
-        return " ".join(self.sentencepiece.encode(replace_surrogates(line).strip(), out_type=str)).split()
+        return " ".join(self.sentencepiece.encode(replace_surrogates(text).strip(), out_type=str)).split()
 
-    def encode(self, line: str) -> list[int]:
-        """Return the tokens of a line as entries of the source dictionary, ending with EOS.
+    def prepare(self, line: str, options: TranslationOptions) -> Line:
+        """Split a line into sentences and tokens."""
+        text, sentences = replace_surrogates(line), []
+        for start, end in self.splitter.split(text, options.split_sentences):
+            part = text[start:end]
+            tokens = self.tokenize(part)[: self.splitter.limit]
+            ids = [*(self.source_ids.get(token, UNK) for token in tokens), EOS]
+            sentences.append(Sentence(part, start, tokens, ids, options))
+        return Line(text, sentences, options)
 
-        A line that exceeds N is truncated, with a warning.
-        """
-        tokens = self.tokenize(line)
-        limit = self.network.config.encoder_max_positions
-        if len(tokens) >= limit:
-            logger.warning(
-                f"a line of {len(tokens):,} tokens was truncated to its first {limit - 1}, because N = {limit} "
-                f"includes the end-of-sentence token: {' '.join(tokens[:8])} ..."
-            )
-        return [*(self.source_ids.get(token, UNK) for token in tokens[: limit - 1]), EOS]
-
-    def decode(self, tokens: Sequence[int]) -> str:
+    def decode(self, ids: Sequence[int]) -> str:
         """Return the text of entries of the target dictionary."""
-        text = "".join(self.target[token] for token in tokens if token not in (BOS, EOS))
-        return text.replace(" ", "").replace(WORD_BOUNDARY, " ").strip()
+        return detokenize(self._target_tokens(ids))
 
-    def batches(self, lengths: Sequence[int]) -> Iterator[list[int]]:
-        """Yield batches of sentence numbers, longest sentences first, without empty sentences (length 1)."""
-        batch: list[int] = []
-        for i in sorted((i for i, length in enumerate(lengths) if length > 1), key=lambda i: -lengths[i]):
-            if batch and (len(batch) == self.batch_size or (len(batch) + 1) * lengths[batch[0]] > self.max_tokens):
+    def batches(self, sentences: Iterable[Sentence]) -> Iterator[list[Sentence]]:
+        """Yield batches of the sentences that are to be translated, longest sentences first."""
+        batch: list[Sentence] = []
+        for sentence in sorted((s for s in sentences if s.is_waiting), key=lambda s: -len(s.ids)):
+            if batch and not self.fits(batch, sentence):
                 yield batch
                 batch = []
-            batch.append(i)
+            batch.append(sentence)
         if batch:
             yield batch
 
-    def hypotheses(
-        self, sources: Sequence[Sequence[int]], step_callback: StepCallback | None = None
+    def fits(self, batch: Sequence[Sentence], sentence: Sentence) -> bool:
+        """Return whether a batch with one more sentence is within the limits."""
+        longest = max(len(sentence.ids), *(len(other.ids) for other in batch), 0)
+        return len(batch) < self.max_batch and (len(batch) + 1) * longest <= self.max_tokens
+
+    def translate_sentences(self, batch: Sequence[Sentence], step_callback: StepCallback | None = None) -> None:
+        """Translate a batch and store the hypotheses in its sentences, except in abandoned ones.
+
+        Args:
+            batch: sentences with equal `options.search`, from `batches`
+            step_callback: see `StepCallback`
+
+        Raises:
+            InputError: see `translate_batch`
+        """
+        with self._torch_threads():
+            found = self.search([sentence.ids for sentence in batch], batch[0].options.search, step_callback)
+            for sentence, hypotheses in zip(batch, found):
+                kept = hypotheses[: sentence.options.n_best]
+                sentence.hypotheses = [self._hypothesis(sentence, hypothesis) for hypothesis in kept]
+
+    def search(
+        self, sources: Sequence[Sequence[int]], options: SearchOptions, step_callback: StepCallback | None = None
     ) -> list[list[Hypothesis]]:
-        """Translate a batch. Arguments, result and errors are those of `beam_search`."""
+        """Translate entries of the source dictionary. Arguments, result and errors are those of `beam_search`."""
         allowed = None if self.shortlist is None else self.shortlist.allowed(sources)
-        return beam_search(self.network, sources, self.options, allowed, step_callback)
+        return beam_search(self.network, sources, options, allowed, step_callback)
+
+    def _hypothesis(self, sentence: Sentence, found: Hypothesis) -> TranslationHypothesis:
+        tokens = self._target_tokens(found.tokens)
+        alignments = None
+        if sentence.options.alignments:
+            attention = self.network.attention(sentence.ids, found.tokens)
+            pieces = encode_pieces(self.sentencepiece, sentence.text)[: self.splitter.limit]
+            alignments = align(attention, source_words(sentence.text, pieces), target_words(tokens))
+        return TranslationHypothesis(detokenize(tokens), found.score, tokens, alignments)
+
+    def _target_tokens(self, ids: Sequence[int]) -> list[str]:
+        return [self.target[entry] for entry in ids if entry not in (BOS, EOS)]
+
+    @contextmanager
+    def _torch_threads(self) -> Iterator[None]:
+        """Use `threads` of torch, and afterwards as many as before."""
+        before = torch.get_num_threads()
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+        try:
+            yield
+        finally:
+            if self.threads is not None:
+                torch.set_num_threads(before)

@@ -2,12 +2,16 @@
 
 import torch
 
-from fairseq_resmlp.inference.beam_search import SearchOptions
 from fairseq_resmlp.inference.network import Network
 from fairseq_resmlp.model.export import to_inference_weights
 
 LAYER_NORM = {"normalization": "layer"}
-SHORT = SearchOptions(beam=2, max_len_b=10)  # of the golden model, which rarely ends a sentence by itself
+SHORT = {"beam": 2, "max_len_b": 10}  # options for the golden model, which rarely ends a sentence by itself
+
+
+def translate(translator, lines, **options):
+    """Return the best translation of each line, with the options `SHORT` and others."""
+    return [translation.text for translation in translator.translate_batch(lines, **SHORT, **options)]
 
 
 def make_network(model, dtype="float32"):

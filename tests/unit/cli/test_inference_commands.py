@@ -1,6 +1,8 @@
 """The commands `fairseq-resmlp export` and `fairseq-resmlp translate`, the latter also without fairseq."""
 
+import gzip
 import io
+import json
 import os
 import re
 import site
@@ -11,15 +13,17 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner
+from lxml import etree
 
 from fairseq_resmlp.cli.main import main
 from fairseq_resmlp.cli.options import progress_bar
 from support.commands import run
+from support.inference import translate
 from support.paths import GOLDEN, ROOT
 from support.texts import PLAIN
 
 LINES = [PLAIN, "Two dogs.", "", "A man sees a dog and a cat.", f"{PLAIN} {PLAIN}"]
-SHORT = ("--beam", "2", "--max-len-b", "10")  # the options of the fixture `translator`
+SHORT = ("--beam", "2", "--max-len-b", "10", "--threads", "1")  # the options of the fixture `translator`
 
 
 def run_command(*arguments):
@@ -44,7 +48,7 @@ def test_translate_works_without_fairseq(run_without_fairseq, exported_models, t
     (tmp_path / "input").write_bytes("\n".join(lines).encode() + b"\n\xff")
     options = ("translate", exported_models / "float32", *SHORT, "--threads", "1")
     piped = run_without_fairseq(*options, stdin=(tmp_path / "input").read_bytes())
-    assert piped.stdout.split("\n") == [*translator(lines), *translator(["\ufffd"]), ""]
+    assert piped.stdout.split("\n") == [*translate(translator, lines), *translate(translator, ["\ufffd"]), ""]
     assert "line 7 is not valid UTF-8" in piped.stderr
     run_without_fairseq(*options, "--input", tmp_path / "input", "--output", tmp_path / "output")
     assert (tmp_path / "output").read_text(encoding="utf-8") == piped.stdout
@@ -64,7 +68,7 @@ def test_a_pipe_is_read_once_and_completely(exported_models, translator, tmp_pat
         pool.submit(pipe.write_text, "".join(f"{line}\n" for line in LINES), "utf-8")
         done = run_command("translate", exported_models / "float32", "--input", pipe, "--output", out, *SHORT)
     assert done.exit_code == 0, done.output
-    assert out.read_text(encoding="utf-8").split("\n")[:-1] == translator(LINES)
+    assert out.read_text(encoding="utf-8").split("\n")[:-1] == translate(translator, LINES)
 
 
 def test_translate_writes_to_a_pipe(exported_models, translator, tmp_path):
@@ -75,7 +79,7 @@ def test_translate_writes_to_a_pipe(exported_models, translator, tmp_path):
         files = ("--input", tmp_path / "input", "--output", tmp_path / "pipe")
         done = run_command("translate", exported_models / "float32", *files, *SHORT)
     assert done.exit_code == 0, done.output
-    assert reading.result() == f"{translator([PLAIN])[0]}\n"
+    assert reading.result() == f"{translate(translator, [PLAIN])[0]}\n"
     assert (tmp_path / "pipe").is_fifo()
 
 
@@ -98,6 +102,79 @@ def test_the_progress_bar_counts_lines_on_a_terminal_even_without_a_total(monkey
         assert "/0" not in terminal.getvalue()
 
 
+def test_translate_writes_n_best_lists_with_scores_and_alignments(exported_models, translator, tmp_path):
+    (tmp_path / "input").write_text(f"{PLAIN}\n\n{PLAIN} Two dogs.\n")
+    options = ("--n-best", "2", "--alignments", "--split-sentences")
+    files = ("--input", tmp_path / "input", "--output", tmp_path / "out", "--format", "jsonl")
+    done = run_command("translate", exported_models / "float32", *files, *SHORT, *options)
+    assert done.exit_code == 0, done.output
+    expected = translator.translate_batch(
+        [PLAIN, "", f"{PLAIN} Two dogs."], beam=2, max_len_b=10, n_best=2, alignments=True, split_sentences=True
+    )
+    for line, translation in zip((tmp_path / "out").open(encoding="utf-8"), expected, strict=True):
+        found = json.loads(line)
+        assert (found["source"], found["unknown"]) == (translation.source, translation.unknown)
+        for one, hypothesis in zip(found["hypotheses"], translation.hypotheses, strict=True):
+            assert (one["text"], one["score"]) == (hypothesis.text, pytest.approx(hypothesis.score, abs=1e-5))
+            assert [tuple(alignment["target"]) for alignment in one["alignments"]] == [
+                alignment.target for alignment in hypothesis.alignments
+            ]
+    assert re.fullmatch(r"3 lines, 20 words in \d+\.\d s: [\d,]+ words per second\n", done.output)
+
+
+def test_translate_fills_a_document(exported_models, translator, tmp_path):
+    source = tmp_path / "a.xlf"
+    unit = "<trans-unit id='1'><source>{} <g id='2'>Two</g> dogs.</source></trans-unit>"
+    source.write_text(f"<xliff><file source-language='en'>{unit.format(PLAIN)}</file></xliff>", encoding="utf-8")
+    for name in ("out.xlf", "out.xlf.gz"):
+        done = run_command(
+            "translate", exported_models / "float32", "--input", source, "--output", tmp_path / name, *SHORT
+        )
+        assert done.exit_code == 0, done.output
+        assert done.output.startswith("1 line, 11 words in ")
+    filled = etree.parse(tmp_path / "out.xlf")
+    expected = translate(translator, [f"{PLAIN} Two dogs."], split_sentences=True)
+    assert ["".join(target.itertext()) for target in filled.iter("target")] == expected
+    assert filled.find(".//target/g").get("id") == "2"
+    assert gzip.decompress((tmp_path / "out.xlf.gz").read_bytes()) == (tmp_path / "out.xlf").read_bytes()
+
+
+def test_compressed_text_is_read_and_written(exported_models, translator, tmp_path):
+    (tmp_path / "in.txt.gz").write_bytes(gzip.compress(f"{PLAIN}\n\n".encode()))
+    files = ("--input", tmp_path / "in.txt.gz", "--output", tmp_path / "out.gz")
+    done = run_command("translate", exported_models / "float32", *files, *SHORT)
+    assert done.exit_code == 0, done.output
+    written = gzip.decompress((tmp_path / "out.gz").read_bytes()).decode()
+    assert written == f"{translate(translator, [PLAIN])[0]}\n\n"
+
+
+@pytest.mark.parametrize(
+    "name, content, options, message",
+    [
+        ("a.txt", "%PDF-1.7", [], "a.txt is a PDF document: convert it to text"),
+        ("a.txt.gz", "text", [], "a.txt.gz is damaged or not compressed with gzip"),
+        ("a.txt", "text", ["--source-column", "1"], "require a table as --input: .tsv or .csv"),
+        ("a.tsv", "text", ["--format", "jsonl"], "--format, --n-best, --alignments and --scores are for text"),
+        (
+            "a.tsv",
+            "text",
+            ["--output", "a.csv"],
+            "a.csv would have the format of the input: choose a name that ends in .tsv",
+        ),
+        ("a.csv", "text", [], "a.csv has 0 columns 'en' in its first line"),
+    ],
+)
+def test_translate_refuses_files_that_it_cannot_read_in_one_line(
+    name, content, options, message, exported_models, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).write_text(content)
+    done = run_command("translate", exported_models / "int8", "--input", name, *options)
+    assert done.exit_code == 1
+    assert done.output.startswith("Error: ") and message in done.output and done.output.count("\n") == 1
+    assert not (tmp_path / "a.csv").exists() or name == "a.csv"
+
+
 @pytest.mark.parametrize(
     "options, message",
     [
@@ -108,6 +185,7 @@ def test_the_progress_bar_counts_lines_on_a_terminal_even_without_a_total(monkey
         (["--lenpen=-100000"], "--lenpen -100000.0 is out of range: use a number from -10 to 10"),
         (["--max-len-a", "nan"], "--max-len-a nan is out of range: use a number from 0 to 1000"),
         (["--max-len-b", "0"], "the minimum length 1 exceeds the maximum length 0"),
+        (["--n-best", "5"], "--n-best 5 is out of range: use a number from 1 to the beam size 4"),
     ],
 )
 def test_translate_refuses_invalid_options_in_one_line(options, message, exported_models, tmp_path):

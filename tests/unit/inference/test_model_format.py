@@ -307,6 +307,18 @@ DAMAGES = {
         "output.weight is .* of torch.uint8, expected .* of torch.int8",
     ),
     **{
+        f"an int8 matrix with {what}": (
+            replace_tensor(name, lambda tensor, value=value: tensor.index_fill(0, torch.tensor([3]), value)),
+            "output.weight is not an int8 matrix of this program",
+        )
+        for what, name, value in (
+            ("a scale of zero", "output.weight.scale", 0.0),
+            ("a negative scale", "output.weight.scale", -1.0),
+            ("a scale that overflows", "output.weight.scale", 3e38),
+            ("an entry of -128", "output.weight", -128),
+        )
+    },
+    **{
         f"{name} {value}": (
             replace_tensor(name, lambda tensor, value=value: tensor.index_fill(0, torch.tensor([3]), value)),
             f"{name} has weights that are infinite or NaN",

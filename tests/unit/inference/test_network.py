@@ -4,13 +4,14 @@ tests/unit/model/test_export.py compares its output with that of the trained mod
 """
 
 import math
+import re
 
 import pytest
 import torch
 
 from fairseq_resmlp.common.errors import InputError
 from fairseq_resmlp.inference import network as network_module
-from fairseq_resmlp.inference.network import EOS, PAD
+from fairseq_resmlp.inference.network import EOS, PAD, check_device
 from support.inference import LAYER_NORM, make_network
 from support.models import make_batch, make_model, make_sentences, make_task
 
@@ -58,3 +59,14 @@ def test_topk_candidates_equal_those_of_a_complete_sort(words, logits, k, monkey
 def test_dtypes_that_the_device_does_not_support_are_refused(dtype, message):
     with pytest.raises(InputError, match=message):
         make_network(make_model(), dtype)
+
+
+@pytest.mark.parametrize("device", ["meta", "vulkan", "mps", "xla", "hpu", "mkldnn", "cpu:-1", "x", "", "cpu:9" * 30])
+def test_a_device_that_cannot_compute_is_refused_in_one_line(device):
+    with pytest.raises(InputError) as error:
+        check_device(device)
+    assert re.fullmatch(rf"--device {device} is not available: .+; use cpu or cuda", str(error.value))
+
+
+def test_a_device_that_computes_is_accepted():
+    check_device("cpu")

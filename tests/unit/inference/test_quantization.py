@@ -1,12 +1,16 @@
 """Matrices in 8 bits differ from the originals by rounding only."""
 
+import contextlib
+
+import pytest
 import torch
 from torch.nn import functional as F
 
+from fairseq_resmlp.common.errors import InputError
 from fairseq_resmlp.inference import network as network_module
 from fairseq_resmlp.inference import quantization
 from fairseq_resmlp.inference.network import PAD, Network
-from fairseq_resmlp.inference.quantization import QuantizedMatrix, make_linear, quantize
+from fairseq_resmlp.inference.quantization import QuantizedMatrix, is_quantized, make_linear, quantize
 from fairseq_resmlp.model.export import to_inference_weights
 from support.inference import teacher_forced_log_probs
 from support.models import make_batch, make_model, make_sentences, make_task
@@ -67,3 +71,24 @@ def test_each_replacement_of_quantized_tensors_multiplies_alike(monkeypatch):
     in_float = make_linear(weight, bias, "int8")(x)
     torch.testing.assert_close(in_float, x @ quantize(weight).float().t() + bias)
     assert (in_float - exact).abs().max() <= (usual - exact).abs().max()
+
+
+@pytest.mark.parametrize("onednn", [False, True])
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
+def test_an_infinite_range_of_the_input_is_reported(onednn, value, monkeypatch):
+    monkeypatch.setattr(quantization, "HAS_QUANTIZED_TENSORS", not onednn)
+    linear = make_linear(quantize(torch.eye(8)), torch.zeros(8), "int8")
+    x = torch.zeros(2, 8)
+    x[0, 0], x[1, 0] = value, -value
+    with contextlib.suppress(InputError):  # some versions of torch compute NaN
+        assert not linear(x).isfinite().all()
+    assert linear(torch.ones(2, 8)).isfinite().all()
+
+
+def test_only_matrices_that_quantize_can_return_are_accepted():
+    good = quantize(torch.randn(3, 5))
+    assert is_quantized(good) and is_quantized(quantize(torch.zeros(3, 5)))
+    assert is_quantized(quantize(torch.full((3, 5), 1e38)))
+    for scale in (0.0, -1.0, float("nan"), float("inf"), 3e37):
+        assert not is_quantized(good._replace(scale=torch.tensor([1.0, scale, 1.0])))
+    assert not is_quantized(good._replace(rows=torch.full_like(good.rows, -128)))

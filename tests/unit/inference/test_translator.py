@@ -1,59 +1,161 @@
-"""Translation of text: every line gives one translation, in order, the one that fairseq gives."""
+"""Translation of text: every line gives one result, in order, with the hypotheses that fairseq gives."""
 
 import math
 import re
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import torch
 from sacrebleu.metrics import BLEU
 
 from fairseq_resmlp import ResMLPModel
 from fairseq_resmlp.common import onednn
-from fairseq_resmlp.inference import quantization
-from fairseq_resmlp.inference.beam_search import SearchOptions, beam_search
-from fairseq_resmlp.inference.translator import Translator
+from fairseq_resmlp.common.errors import InputError
+from fairseq_resmlp.inference import Translation, TranslationOptions, Translator, quantization
+from fairseq_resmlp.inference.line import Sentence
+from fairseq_resmlp.inference.translation import TranslationHypothesis
+from fairseq_resmlp.inference.words import detokenize, encode_pieces, source_words, target_words
 from fairseq_resmlp.model.export import export_model
 from fairseq_resmlp.modules import linear
-from support.inference import SHORT
+from support.inference import SHORT, translate
 from support.paths import GOLDEN, ROOT
 from support.texts import EDGE_CASES, PLAIN
 
 MULTI30K = ROOT / "runs" / "multi30k.en-de"
 LINES = [PLAIN, "Two dogs.", "", "A man sees a dog and a cat.", f"{PLAIN} {PLAIN}"]
+BEAM_4 = TranslationOptions(beam=4, max_len_b=10)
+NO_TOKENS = TranslationHypothesis("", 0.0, [], None)
 
 
 def test_every_line_has_its_translation_in_order_the_one_that_fairseq_gives(translator):
     lines = [PLAIN, *(line for line in EDGE_CASES if len(line) < 100), PLAIN, "A boy hopes.", "", PLAIN]
-    found = translator(lines)
+    found = translate(translator, lines)
     assert len(found) == len(lines)
     hub = ResMLPModel.from_pretrained(GOLDEN)
-    texts = [i for i, line in enumerate(lines) if len(translator.encode(line)) > 1]
+    limit = translator.network.config.encoder_max_positions
+    texts = [i for i, line in enumerate(lines) if 0 < len(translator.tokenize(line)) < limit]
     expected = hub.translate([lines[i] for i in texts], beam=2, max_len_b=10)
     assert [found[i] for i in texts] == expected
     assert {found[i] for i in set(range(len(lines))) - set(texts)} == {""}
     assert found[lines.index("")] == found[lines.index(" ")] == ""
 
 
+def test_a_result_contains_the_hypotheses_best_first(translator):
+    found, empty = translator.translate_batch([PLAIN, " "], beam=4, n_best=3, max_len_b=10)
+    searched = translator.search([translator.prepare(PLAIN, TranslationOptions()).sentences[0].ids], BEAM_4)[0]
+    assert [h.text for h in found.hypotheses] == [translator.decode(h.tokens) for h in searched[:3]]
+    assert [h.score for h in found.hypotheses] == [h.score for h in searched[:3]]
+    assert (found.text, found.score) == (found.hypotheses[0].text, found.hypotheses[0].score)
+    assert "".join(found.hypotheses[2].tokens).replace("▁", " ").strip() == found.hypotheses[2].text
+    assert found.source == PLAIN and found.source_tokens == translator.tokenize(PLAIN)
+    assert found.alignments is None
+    assert empty == Translation(" ", [NO_TOKENS], [], 0)
+
+
+def test_unknown_tokens_are_counted(translator):
+    found = translator.translate_batch(["A 漢 b", "A b", "漢 ½"], **SHORT)
+    assert [(translation.unknown, len(translation.source_tokens)) for translation in found] == [(1, 4), (0, 2), (2, 4)]
+
+
+def test_unpaired_surrogates_are_replaced_in_the_source_of_a_result(translator):
+    (found,) = translator.translate_batch(["A \ud800 b"], **SHORT)
+    assert found.source == "A \ufffd b"
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"n_best": 0}, "--n-best 0 is out of range: use a number from 1 to the beam size 4"),
+        ({"n_best": 3, "beam": 2}, "--n-best 3 is out of range: use a number from 1 to the beam size 2"),
+        ({"beam": 0}, "--beam 0 is out of range"),
+        ({"min_len": -1}, "--min-len -1 is out of range"),
+        ({"max_len_b": 10**400}, "--max-len-b 10000.* is out of range"),
+        ({"unkpen": math.nan}, "--unkpen nan is out of range"),
+    ],
+)
+def test_invalid_options_are_refused(options, message, translator):
+    with pytest.raises(InputError, match=message):
+        translator.translate_batch([PLAIN], **options)
+
+
+# Alignments
+
+
+def words(text, spans):
+    return [text[start:end] for start, end in spans]
+
+
+def test_every_target_word_is_aligned_to_the_source_word_with_most_attention(translator):
+    (found,) = translator.translate_batch([f"  {PLAIN}"], **SHORT, alignments=True)
+    (sentence,) = translator.prepare(PLAIN, TranslationOptions()).sentences
+    (best, *_) = translator.search([sentence.ids], TranslationOptions(**SHORT))[0]
+    attention = translator.network.attention(sentence.ids, best.tokens)
+    source, target = PLAIN.split(), found.text.split()
+    strongest = {alignment.target: alignment for alignment in reversed(found.alignments)}
+    assert words(found.text, sorted(strongest)) == target
+    for (start, _), alignment in strongest.items():
+        tokens = token_numbers(found.hypotheses[0].tokens)[len(found.text[:start].split())]
+        weights = [attention[tokens][:, places].mean(0).sum() for places in token_numbers(found.source_tokens)]
+        assert found.source[slice(*alignment.source)] == source[int(torch.stack(weights).argmax())]
+        assert alignment.weight == pytest.approx(float(max(weights)), abs=1e-4)
+
+
+def token_numbers(tokens):
+    """Return the numbers of the tokens of each word."""
+    found = []
+    for i, token in enumerate(tokens):
+        if token.startswith("▁"):
+            found.append([])
+        found[-1].append(i)
+    return found
+
+
+@pytest.mark.parametrize(
+    "line, expected",
+    [
+        (" Two\u3000 \ufb01ne  e\u0301 dogs. ", ["Two", "\ufb01ne", "e\u0301", "dogs."]),
+        ("\U0001f469\u200d\U0001f467 x", ["\U0001f469\u200d\U0001f467", "x"]),
+        ("½ \u2581a b\u2028c", ["½", "▁a", "b", "c"]),
+        ("\ufb03", ["\ufb03"]),
+    ],
+)
+def test_source_words_are_places_in_the_text_before_normalization(line, expected, translator):
+    found = source_words(line, encode_pieces(translator.sentencepiece, line))
+    assert words(line, [word.span for word in found]) == expected
+
+
+def test_scripts_without_spaces_are_aligned_by_token():
+    tokens = ["▁", "今日", "は", "▁OK", "です", "。", "▁a", "b"]
+    found = target_words(tokens)
+    assert words(detokenize(tokens), [word.span for word in found]) == ["今日", "は", "OK", "です", "。", "ab"]
+    assert [list(word.tokens) for word in found] == [[0, 1], [2], [3], [4], [5], [6, 7]]
+
+
+# Threads, limits and order
+
+
 def test_threads_that_share_a_translator_do_not_affect_each_other(translator):
-    expected = {line: translator([line]) for line in LINES}
+    expected = {line: translate(translator, [line]) for line in LINES}
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda line: (line, translator([line])), LINES * 5))
+        found = list(pool.map(lambda line: (line, translate(translator, [line])), LINES * 5))
     assert all(expected[line] == translation for line, translation in found)
 
 
-def test_a_long_line_is_truncated_with_a_warning(translator, caplog):
-    N = translator.network.config.encoder_max_positions
-    found = translator([PLAIN, "The old king sees a small dog. " * 1000, PLAIN])
-    assert found[0] == found[2] == translator([PLAIN])[0] and found[1]
-    assert f"was truncated to its first {N - 1}, because N = {N} includes the end-of-sentence token" in caplog.text
-    assert len(translator.encode("▁a " * (N - 1))) <= N
+def test_the_threads_of_torch_are_as_before_after_a_translation(exported_models):
+    before = torch.get_num_threads()
+    translator = Translator.load(str(exported_models / "float32"), threads=before + 1)
+    seen = []
+    (sentence,) = translator.prepare(PLAIN, TranslationOptions(**SHORT)).sentences
+    translator.translate_sentences([sentence], lambda targets: seen.append(torch.get_num_threads()))
+    assert set(seen) == {before + 1}
+    assert torch.get_num_threads() == before
 
 
-def test_batches_group_lines_of_similar_length_within_the_limits(translator, monkeypatch):
-    monkeypatch.setattr(translator, "batch_size", 3)
-    monkeypatch.setattr(translator, "max_tokens", 12)
+def test_batches_group_lines_of_similar_length_within_the_limits(exported_models):
+    translator = Translator.load(str(exported_models / "float32"), max_batch=3, max_tokens=12)
     lengths = [4, 1, 9, 4, 20, 4, 3, 3, 1]
-    batches = list(translator.batches(lengths))
+    sentences = [Sentence(str(i), 0, [], [0] * n, TranslationOptions()) for i, n in enumerate(lengths)]
+    batches = [[int(sentence.text) for sentence in batch] for batch in translator.batches(sentences)]
     assert batches == [[4], [2], [0, 3, 5], [6, 7]]
 
 
@@ -66,16 +168,26 @@ def test_translations_are_yielded_before_all_lines_are_read(translator):
             yield [PLAIN, ""]
 
     counted = []
-    stream = translator.stream(windows(), counted.append)
-    assert next(stream) and read == [0]
+    stream = translator.stream(windows(), TranslationOptions(**SHORT), counted.append)
+    assert next(stream).text and read == [0]
     assert len(list(stream)) == 5 and read == [0, 1, 2]
     assert sum(counted) == 6
+
+
+def test_abandoned_sentences_have_no_hypotheses_and_do_not_affect_the_others(translator):
+    sources = [translator.prepare(line, TranslationOptions()).sentences[0].ids for line in (PLAIN, "Two dogs.", PLAIN)]
+    expected = translator.search(sources, BEAM_4)
+    found = translator.search(sources, BEAM_4, lambda targets: [0] if len(targets[0]) == 3 else None)
+    assert found == [[], *expected[1:]]
+    steps = []
+    found = translator.search(sources, BEAM_4, lambda targets: steps.append(1) or [0, 1, 2])
+    assert found == [[], [], []] and len(steps) == 1
 
 
 def test_the_shortlist_of_an_exported_model_is_used(tmp_path):
     (tmp_path / "shortlist.txt").write_text("\t. ▁Hund\n", encoding="utf-8")
     export_model(str(GOLDEN), str(tmp_path / "model"), shortlist=str(tmp_path / "shortlist.txt"))
-    (found,) = Translator.load(str(tmp_path / "model"), options=SearchOptions(beam=1, max_len_b=10))([PLAIN])
+    found = Translator.load(str(tmp_path / "model")).translate_batch([PLAIN], beam=1, max_len_b=10)[0].text
     assert set(found.replace("Hund", "")) <= set(". ") and found
 
 
@@ -108,16 +220,12 @@ def multi30k(tmp_path_factory):
 def test_1000_lines_of_multi30k_are_translated_as_by_fairseq_generate(multi30k, record_promise):
     directory, lines, _, generated = multi30k
     translator = Translator.load(str(directory / "float32"))
-    sources = [translator.encode(line) for line in lines]
-    found = {}
-    for batch in translator.batches([len(source) for source in sources]):
-        hypotheses = beam_search(translator.network, [sources[i] for i in batch], SearchOptions())
-        found.update(zip(batch, hypotheses))
+    found = translator.translate_batch(lines)
     assert len(found) == len(lines) == 1000
-    for i, (score, text) in enumerate(generated):
-        assert translator.decode(found[i][0].tokens) == text
-        assert found[i][0].score == pytest.approx(score, abs=1e-5)
-    largest = max(abs(found[i][0].score - score) for i, (score, _) in enumerate(generated))
+    for translation, (score, text) in zip(found, generated):
+        assert translation.text == text
+        assert translation.score == pytest.approx(score, abs=1e-5)
+    largest = max(abs(translation.score - score) for translation, (score, _) in zip(found, generated))
     record_promise(
         "In float32 the hypotheses of test2016 are those of fairseq-generate, with the same scores",
         f"1,000 of 1,000 lines; scores within {largest:.0e}",
@@ -127,7 +235,8 @@ def test_1000_lines_of_multi30k_are_translated_as_by_fairseq_generate(multi30k, 
 def test_int8_costs_at_most_0_3_bleu_on_multi30k(multi30k, record_promise):
     directory, lines, references, generated = multi30k
     exact = BLEU().corpus_score([text for _, text in generated], [references]).score
-    rounded = BLEU().corpus_score(Translator.load(str(directory / "int8"))(lines), [references]).score
+    translations = Translator.load(str(directory / "int8")).translate_batch(lines)
+    rounded = BLEU().corpus_score([translation.text for translation in translations], [references]).score
     assert rounded >= exact - 0.3
     record_promise(
         "int8 costs at most 0.3 BLEU on test2016", f"sacreBLEU {exact:.2f} in float32, {rounded:.2f} in int8"
@@ -136,7 +245,7 @@ def test_int8_costs_at_most_0_3_bleu_on_multi30k(multi30k, record_promise):
 
 def test_translations_are_the_same_without_the_onednn_operator(exported_models, monkeypatch):
     lines = [line for line in LINES if line]
-    expected = Translator.load(str(exported_models / "float32"), options=SHORT)(lines)
+    expected = translate(Translator.load(str(exported_models / "float32")), lines)
 
     def missing(*_):
         raise AttributeError("_linear_pointwise")
@@ -144,5 +253,5 @@ def test_translations_are_the_same_without_the_onednn_operator(exported_models, 
     monkeypatch.setattr(onednn, "_HAS_OPERATOR", False)
     for module in (linear, quantization):
         monkeypatch.setattr(module, "onednn_linear", missing)
-    assert Translator.load(str(exported_models / "float32"), options=SHORT)(lines) == expected
+    assert translate(Translator.load(str(exported_models / "float32")), lines) == expected
     assert ResMLPModel.from_pretrained(GOLDEN).translate(lines, beam=2, max_len_b=10) == expected

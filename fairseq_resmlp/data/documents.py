@@ -1,0 +1,234 @@
+"""Documents whose texts can be translated in place: tables (.tsv, .csv), TMX and XLIFF, also with .gz.
+
+document = read_document("messages.xlf", ("en", "de"))
+document.fill([Filled(translate(text)) for text in document.texts])
+document.write(file)
+"""
+
+import csv
+import io
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import IO, NamedTuple, Protocol
+
+from fairseq_resmlp.common.compression import SUFFIX, open_decompressed
+from fairseq_resmlp.common.errors import InputError
+
+MAX_BYTES = 1 << 30  # of a document, decompressed
+
+
+class Link(NamedTuple):
+    """A source word and the target word that translates it, each as characters [start, end) of its text."""
+
+    source: tuple[int, int]
+    target: tuple[int, int]
+
+
+class Filled(NamedTuple):
+    """A translation, and for documents with inline markup its word alignments."""
+
+    text: str
+    links: Sequence[Link] = ()
+
+
+class Document(Protocol):
+    """A document in memory."""
+
+    @property
+    def texts(self) -> Sequence[str]:
+        """The texts that have no translation yet, in order."""
+
+    @property
+    def has_markup(self) -> bool:
+        """Whether a text has inline markup, for whose place in the translation `fill` needs alignments."""
+
+    def fill(self, translations: Sequence[Filled]) -> None:
+        """Insert the translations of `texts`. Everything else stays as it is."""
+
+    def write(self, file: IO[bytes]) -> None:
+        """Write the document in its format and encoding."""
+
+
+def document_type(path: str) -> str | None:
+    """Return the type of a document by the suffix of its name: tsv, csv, tmx or xlf; None: plain text."""
+    suffix = os.path.splitext(path.lower().removesuffix(SUFFIX))[1]
+    return {".tsv": "tsv", ".csv": "csv", ".tmx": "tmx", ".xlf": "xlf", ".xliff": "xlf"}.get(suffix)
+
+
+def read_document(
+    path: str, languages: tuple[str, str], source_column: str | None = None, target_column: str | None = None
+) -> Document:
+    """Read a document.
+
+    Args:
+        path: a file with a type, see `document_type`
+        languages: source and target language, such as en and de
+        source_column: of a table, a name in its first line, or a number from 1 if it has no header. None: the source
+            language in .csv, the first column in .tsv
+        target_column: likewise. A column that does not exist is added. None: the target language if the table has a
+            header, else a new column
+
+    Raises:
+        InputError: the file is damaged, is not of this type, or has no such column or languages
+    """
+    kind = document_type(path)
+    with open_decompressed(path) as file:
+        content = file.read(MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
+        raise InputError(f"{path} has more than {MAX_BYTES:,} bytes, the limit for documents: split it")
+    if kind in ("tsv", "csv"):
+        return Table(path, content, kind, languages, source_column, target_column)
+    if source_column or target_column:
+        raise InputError(f"{path} is not a table: --source-column and --target-column are for .tsv and .csv")
+    from fairseq_resmlp.data.xml_documents import Tmx, Xliff  # needs lxml
+
+    return Tmx(path, content, languages) if kind == "tmx" else Xliff(path, content, languages)
+
+
+_SIGNATURES = (
+    (b"\x1f\x8b", "is compressed with gzip: rename it to NAME.gz"),
+    (b"PK\x03\x04", "is a ZIP archive or an office document: convert it to text"),
+    (b"%PDF-", "is a PDF document: convert it to text"),
+    (b"\xff\xfe", "is UTF-16: convert it to UTF-8"),
+    (b"\xfe\xff", "is UTF-16: convert it to UTF-8"),
+    (b"<?xml", "is XML: name it .tmx or .xlf if it is one of these, or extract its text"),
+    (b"<!doctype", "is markup: extract its text"),
+    (b"<html", "is markup: extract its text"),
+)
+
+
+def check_plain_text(path: str) -> None:
+    """Check that a regular file is not a well-known format other than text.
+
+    Raises:
+        InputError: it is, or it is a binary file
+    """
+    with open_decompressed(path) as file:
+        start = file.read(4096)
+    for signature, kind in _SIGNATURES:
+        if start.removeprefix(b"\xef\xbb\xbf").lstrip()[: len(signature)].lower() == signature.lower():
+            raise InputError(f"{path} {kind}")
+    if b"\0" in start:
+        raise InputError(f"{path} is a binary file: specify a text file")
+
+
+@dataclass(frozen=True)
+class _Dialect:
+    """How a table is written."""
+
+    delimiter: str
+    line_end: str
+    is_quoted: bool
+    encoding: str
+
+    def read(self, text: str) -> list[list[str]]:
+        if not self.is_quoted:
+            lines = text.split(self.line_end)
+            return [line.split(self.delimiter) if line else [] for line in lines[: -1 if lines[-1] == "" else None]]
+        return list(csv.reader(io.StringIO(text, newline=""), delimiter=self.delimiter, strict=True))
+
+    def write(self, rows: Sequence[Sequence[str]]) -> str:
+        if not self.is_quoted:
+            return "".join(self.delimiter.join(row) + self.line_end for row in rows)
+        out = io.StringIO(newline="")
+        csv.writer(out, delimiter=self.delimiter, lineterminator=self.line_end).writerows(rows)
+        return out.getvalue()
+
+
+class Table:
+    """A table with a column of texts. Rows whose target column has text are left as they are.
+
+    .tsv has no quoting: a field contains neither tabs nor line ends. .csv is quoted as by Python's csv module, and
+    separated by commas, semicolons or tabs.
+
+    Args and Raises: see `read_document`
+    """
+
+    has_markup = False
+
+    def __init__(
+        self,
+        path: str,
+        content: bytes,
+        kind: str,
+        languages: tuple[str, str],
+        source_column: str | None,
+        target_column: str | None,
+    ):
+        try:
+            text = content.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise InputError(f"{path} is not UTF-8 ({error.reason} at byte {error.start}): convert it first") from error
+        first = text.partition("\n")[0]
+        delimiter = "\t" if kind == "tsv" else max(",;\t", key=first.count)
+        encoding = "utf-8-sig" if content.startswith(b"\xef\xbb\xbf") else "utf-8"
+        self.dialect = _Dialect(delimiter, "\r\n" if first.endswith("\r") else "\n", kind == "csv", encoding)
+        try:
+            self.rows = self.dialect.read(text)
+        except csv.Error as error:
+            raise InputError(f"{path} is not a table in the format csv: {error}") from error
+        if not self.rows:
+            raise InputError(f"{path} is empty")
+        if source_column is None:
+            source_column = languages[0] if kind == "csv" else "1"
+        self.header = [] if source_column.isdecimal() else self.rows[0]
+        self.source = self._find(path, source_column)
+        self.target = self._target(path, languages[1], target_column)
+        self.waiting = [row for row in self.rows[bool(self.header) :] if row and self._is_waiting(path, row)]
+
+    def _find(self, path: str, column: str) -> int:
+        """Return the place of a column."""
+        if not self.header:
+            return int(column) - 1
+        if self.header.count(column) != 1:
+            found = ", ".join(self.header)
+            raise InputError(
+                f"{path} has {self.header.count(column)} columns {column!r} in its first line: specify one of {found} "
+                "with --source-column and --target-column, or a number from 1 if the table has no header"
+            )
+        return self.header.index(column)
+
+    def _target(self, path: str, language: str, column: str | None) -> int:
+        """Return the place of the target column, and add its name to the header if it is new."""
+        width = max(map(len, self.rows))
+        if self.header:
+            if (column or language) not in self.header:
+                self.header += [""] * (width - len(self.header)) + [column or language]
+            target = self._find(path, column or language)
+        else:
+            if column is not None and not column.isdecimal():
+                raise InputError(
+                    f"--target-column {column} is not a number, but --source-column is: {path} has no header"
+                )
+            target = int(column) - 1 if column is not None else width
+        if target == self.source or target < 0 or self.source < 0:
+            raise InputError("--source-column and --target-column must be different columns, counted from 1")
+        return target
+
+    def _is_waiting(self, path: str, row: Sequence[str]) -> bool:
+        if len(row) <= self.source:
+            number = 1 + next(i for i, other in enumerate(self.rows) if other is row)
+            raise InputError(
+                f"{path}: row {number} has {len(row)} columns, but the texts are in column {self.source + 1}: specify "
+                "another --source-column, or correct the row"
+            )
+        return bool(row[self.source].strip()) and not "".join(row[self.target : self.target + 1]).strip()
+
+    @property
+    def texts(self) -> Sequence[str]:
+        """See `Document`."""
+        return [row[self.source] for row in self.waiting]
+
+    def fill(self, translations: Sequence[Filled]) -> None:
+        """See `Document`."""
+        for row, translation in zip(self.waiting, translations, strict=True):
+            text = translation.text
+            if not self.dialect.is_quoted:
+                text = " ".join(text.replace("\t", " ").splitlines())
+            row += [""] * (self.target + 1 - len(row))
+            row[self.target] = text
+
+    def write(self, file: IO[bytes]) -> None:
+        """See `Document`."""
+        file.write(self.dialect.write(self.rows).encode(self.dialect.encoding))
