@@ -218,11 +218,12 @@ class ResMLPDecoderLayer(nn.Module):
 def roll_rows(x: Tensor, shift: Tensor) -> Tensor:
     """Roll the last dimension of each batch row to the left by that row's shift.
 
-    Shape: x is B x T or B x M x T, shift is B (integers; negative rolls right); the result has the shape of x.
+    Shape: x is B x T or B x M x T, shift is B (from 1 - T to T - 1; negative rolls right); the result is like x.
     """
     T = x.size(-1)
     shift = shift.view([-1] + [1] * (x.dim() - 1))
-    index = (torch.arange(T, device=x.device) + shift) % T
+    index = torch.arange(T, device=x.device) + shift
+    index = torch.where(index < 0, index + T, torch.where(index < T, index, index - T))  # % is not exported to ONNX
     return x.gather(-1, index.expand_as(x))
 
 
@@ -268,7 +269,7 @@ class ResMLPEncoder(FairseqEncoder):
             InputError: S > N
         """
         check_length(src_tokens.size(1), self.N, "source", "encoder")
-        left_padding = src_tokens.eq(self.padding_idx).long().cumprod(1).sum(1)
+        left_padding = src_tokens.ne(self.padding_idx).int().argmax(1)  # the first token
         src_tokens = roll_rows(src_tokens, left_padding)
         padding_mask = src_tokens.eq(self.padding_idx)
         x = self.dropout(self.positions(self.embed_tokens(src_tokens))).transpose(0, 1)  # S x B x d

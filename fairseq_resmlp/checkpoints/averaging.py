@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from fairseq_resmlp.checkpoints.checkpoint_file import read_checkpoint
+from fairseq_resmlp.checkpoints.dictionary_hash import KEY
 from fairseq_resmlp.common.errors import InputError
 
 
@@ -26,9 +27,14 @@ def average_checkpoints(paths: Sequence[str]) -> dict[str, Any]:
             was trained with another dictionary
     """
     total: dict[str, torch.Tensor] = {}
-    fixed: dict[str, torch.Tensor] = {}  # not averaged: counters and dictionary hashes
+    fixed: dict[str, torch.Tensor] = {}  # integers, which are not averaged
+    dictionaries: Any = None
     for path in paths:
         state = read_checkpoint(path)
+        hashes = state.get("task_state", {}).get(KEY)
+        dictionaries = dictionaries or hashes
+        if hashes and hashes != dictionaries:
+            raise InputError(f"{path} and {paths[0]} are from different training runs: their dictionaries differ")
         parameters = {name: value for name, value in state["model"].items() if value.is_floating_point()}
         if not total:
             total = {name: torch.zeros_like(value, dtype=torch.float64) for name, value in parameters.items()}
@@ -42,12 +48,10 @@ def average_checkpoints(paths: Sequence[str]) -> dict[str, Any]:
                     "only checkpoints of one architecture can be averaged"
                 )
             total[name] += value
-        for name in sorted(state["model"].keys() - parameters.keys()):
-            value = state["model"][name]
-            if name.endswith("dictionary_version") and not torch.equal(fixed.get(name, value), value):
-                raise InputError(f"{path} and {paths[0]} are from different training runs: {name} differs")
-            fixed[name] = value
+        fixed.update({name: value for name, value in state["model"].items() if name not in parameters})
     mean = {name: (total[name] / len(paths)).to(value.dtype) for name, value in parameters.items()}
     state["model"] = {**mean, **fixed}
     state["last_optimizer_state"] = None
+    if dictionaries:
+        state["task_state"] = {**state.get("task_state", {}), KEY: dictionaries}
     return state

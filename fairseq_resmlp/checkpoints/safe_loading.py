@@ -1,12 +1,12 @@
 """Safe loading of files written by torch.save: only if they are intact and contain nothing but plain data."""
 
-import os
 import pickle
 import re
-import threading
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec, module_from_spec
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -15,8 +15,8 @@ from fairseq_resmlp.common.errors import InputError
 
 
 @contextmanager
-def safe_to_load(path: str, kind: str, allowed: Sequence[Any] = ()) -> Iterator[None]:
-    """Check the file at `path`; inside the context, every torch.load is weights-only and its errors name the file.
+def safe_to_load(path: str, kind: str) -> Iterator[None]:
+    """Check the file at `path`; inside the context, errors of loading it name the file.
 
     torch.load does not verify the checksums (CRC-32, one per record) that torch.save writes. Here they are verified for
     weights, optimizer state and options alike, so that every flipped bit is detected.
@@ -24,15 +24,13 @@ def safe_to_load(path: str, kind: str, allowed: Sequence[Any] = ()) -> Iterator[
     Args:
         path: the file
         kind: what the file should be, for error messages
-        allowed: as for `weights_only`
 
     Raises:
         InputError: the file is damaged or contains more than plain data
     """
     try:
         _check_archive(path)
-        with weights_only(allowed):
-            yield
+        yield
     except InputError:
         raise
     except pickle.UnpicklingError as error:
@@ -67,37 +65,31 @@ def _check_archive(path: str) -> None:
         raise InputError(f"{path} is damaged: the checksum of its record {damaged} does not match")
 
 
-_process = threading.RLock()  # one load at a time: loads share the process's environment and torch's list
+def weights_only_load(allowed: Sequence[Any] = ()) -> Callable[..., Any]:
+    """Return a `torch.load` that is weights-only, whatever its caller or the environment requests.
 
-
-@contextmanager
-def weights_only(allowed: Sequence[Any] = ()) -> Iterator[None]:
-    """Make every torch.load weights-only, whatever its caller or the environment requests.
+    torch has one list of allowed globals per process, which every thread shares. The returned function has a list of
+    its own: it uses neither the process's list nor its environment, and changes neither. It is a copy of torch's
+    function that refers to a second instance of torch's restricted unpickler.
 
     Args:
-        allowed: globals to allow in addition to torch's own list of plain data, in the format of
-            torch.serialization.add_safe_globals. They replace the globals that others have added, which are restored
-            afterwards: if both define an object for one name, torch could use either. Globals that are added inside
-            the context, for example by an import, are kept.
+        allowed: globals to allow in addition to torch's own plain data, in the format of
+            torch.serialization.add_safe_globals
     """
-    force, unforce = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
-    with _process:
-        before = {name: os.environ.pop(name, None) for name in (force, unforce)}
-        of_others = torch.serialization.get_safe_globals()
-        os.environ[force] = "1"
-        _set_safe_globals(allowed)
-        try:
-            yield
-        finally:
-            added = [name for name in torch.serialization.get_safe_globals() if name not in allowed]
-            _set_safe_globals([*of_others, *added])
-            del os.environ[force]
-            os.environ.update({name: value for name, value in before.items() if value is not None})
+    spec = find_spec("torch._weights_only_unpickler")
+    assert spec is not None and spec.loader is not None
+    unpickler = module_from_spec(spec)
+    spec.loader.exec_module(unpickler)
+    unpickler._add_safe_globals(list(allowed))
+    original: Any = torch.serialization.load
+    names = {**original.__globals__, "_weights_only_unpickler": unpickler}
+    load: Any = FunctionType(original.__code__, names, "load", original.__defaults__, original.__closure__)
+    load.__kwdefaults__ = original.__kwdefaults__
 
+    def load_weights_only(*args: Any, **kwargs: Any) -> Any:
+        return load(*args, **{**kwargs, "weights_only": True})
 
-def _set_safe_globals(names: Sequence[Any]) -> None:
-    torch.serialization.clear_safe_globals()
-    torch.serialization.add_safe_globals(list(names))
+    return load_weights_only
 
 
 def reason(error: Exception) -> str:

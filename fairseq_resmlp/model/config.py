@@ -3,6 +3,9 @@
 from dataclasses import dataclass, field, fields
 
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
+from fairseq.tasks.denoising import DenoisingTask
+from fairseq.tasks.translation import TranslationTask
+from fairseq.tasks.translation_multi_simple_epoch import TranslationMultiSimpleEpochTask
 
 from fairseq_resmlp.common.errors import InputError
 from fairseq_resmlp.model import mixing_variants  # noqa: F401  registers the choices of --token-mixing
@@ -153,12 +156,19 @@ _APPLIES_TO = {
 }
 
 
+_TEXT_TO_TEXT = (TranslationTask, TranslationMultiSimpleEpochTask, DenoisingTask)
+
+
 def validate(cfg: ResMLPConfig, task) -> None:
     """Check that the options can work together and with the task.
 
     Raises:
         InputError: an option is out of range, has no effect, or contradicts another one or the dictionaries
     """
+    if type(task).__module__.startswith("fairseq.tasks.") and not isinstance(task, _TEXT_TO_TEXT):
+        raise InputError(
+            f"resmlp does not support {type(task).__name__}: it needs text to text; use --task translation"
+        )
     _check_ranges(cfg)
     _check_token_mixing(cfg)
     if cfg.decoder_embed_dim % cfg.decoder_attention_heads:
@@ -188,6 +198,8 @@ def _check_ranges(cfg: ResMLPConfig) -> None:
             # Sizes are at least 1, except that a stack may have no layers.
             value, least = getattr(cfg, option.name), int(option.type is int and not option.name.endswith("layers"))
             most = 1 if option.name.endswith("dropout") else float("inf")
+            if not isinstance(value, (int, float)):
+                raise InputError(f"--{option.name.replace('_', '-')} {value!r} is not a number")
             if not least <= value <= most:  # also false for NaN
                 if value > most:
                     problem = f"greater than {most}"

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fairseq_resmlp.common.errors import InputError
-from fairseq_resmlp.common.sentencepiece_model import load_sentencepiece
 from fairseq_resmlp.inference.config import NetworkConfig
 from fairseq_resmlp.inference.model_format import SENTENCEPIECE, read_dictionary, save_exported_model
 from fairseq_resmlp.inference.shortlist import Shortlist
@@ -53,7 +52,6 @@ def export_model(
     loaded = hub.from_pretrained(home, file, data, prune_mixing, bpe="sentencepiece", sentencepiece_model=sentencepiece)
     languages = [loaded.task.cfg.source_lang, loaded.task.cfg.target_lang]
     source, target = (os.path.join(data, f"dict.{language}.txt") for language in languages)
-    load_sentencepiece(sentencepiece)
     if shortlist is not None and Shortlist.read(shortlist, read_dictionary(source), read_dictionary(target)).is_empty:
         raise InputError(f"{shortlist} has no subword of this model's dictionary: it belongs to another vocabulary")
     config, weights = to_inference_weights(loaded.models[0])

@@ -1,16 +1,15 @@
 """The registered model `resmlp` and its architectures."""
 
-import hashlib
 import logging
 from dataclasses import fields
 
 import torch
-from fairseq.data import Dictionary
 from fairseq.models import FairseqEncoderDecoderModel, register_model, register_model_architecture
 from fairseq.models.transformer import Embedding
 from fairseq.tasks import FairseqTask
 from torch import Tensor
 
+from fairseq_resmlp.checkpoints.dictionary_hash import KEY, check_hashes, dictionary_hashes, pop_hashes
 from fairseq_resmlp.common.errors import InputError
 from fairseq_resmlp.fairseq_patches.data import explain_long_sentences, truncate_long_lines
 from fairseq_resmlp.fairseq_patches.divergence import DivergenceDetector
@@ -59,8 +58,6 @@ class ResMLPModel(FairseqEncoderDecoderModel):
             encoder_embed = Embedding(len(source), cfg.encoder_embed_dim, source.pad())
         encoder = ResMLPEncoder(cfg, task.source_dictionary, encoder_embed)
         decoder = ResMLPDecoder(cfg, task.target_dictionary, decoder_embed)
-        for stack in (encoder, decoder):
-            stack.register_buffer("dictionary_version", _dictionary_hash(stack.dictionary))
         return cls(encoder, decoder)
 
     # Like the base class's forward, but without **kwargs, which TorchScript does not support.
@@ -95,19 +92,13 @@ class ResMLPModel(FairseqEncoderDecoderModel):
         super().make_generation_fast_(**kwargs)
 
     def upgrade_state_dict_named(self, state_dict: dict[str, Tensor], name: str) -> None:
-        """Reject parameters of another dictionary, and warn if N differs and the mixing resizes its A.
+        """Warn if N differs and the mixing resizes its A.
 
         Raises:
-            InputError: the checkpoint was trained with another dictionary. Checkpoints without a stored hash pass.
+            InputError: the parameters contain the hash of another dictionary, as earlier versions stored it
         """
-        for side, stack, text in (("encoder", self.encoder, "source"), ("decoder", self.decoder, "target")):
-            version = stack.dictionary_version
-            # Compared as lists: when training resumes, the model is already on its device.
-            if state_dict.setdefault(f"{side}.dictionary_version", version).tolist() != version.tolist():
-                raise InputError(
-                    f"the {text} dictionary differs from the one this checkpoint was trained with: use the dict.*.txt "
-                    "of that training's data or model directory"
-                )
+        check_hashes(pop_hashes(state_dict), dictionary_hashes(self.encoder.dictionary, self.decoder.dictionary))
+        for side, stack in (("encoder", self.encoder), ("decoder", self.decoder)):
             N = next((x.mixing.stored_length(state_dict, f"{side}.layers.0.mixing") for x in stack.layers), None)
             if N is None and f"{side}.positions.P" in state_dict:
                 N = len(state_dict[f"{side}.positions.P"])
@@ -160,21 +151,19 @@ def adapt_task(task: FairseqTask, N: int) -> None:
     """Adapt a translation task to this model.
 
     Sentences longer than N are reported with the option to raise, input lines longer than N are truncated with a
-    warning, and diverging training stops. The task of a model of fairseq's own stays unchanged.
+    warning, diverging training stops, and checkpoints store the hashes of the dictionaries. The task of a model of
+    fairseq's own stays unchanged.
+
+    Raises:
+        InputError: the state of the task comes from a checkpoint that was trained with another dictionary
     """
+    own = dictionary_hashes(task.source_dictionary, task.target_dictionary)
+    stored = task.state.state_dict.get(KEY)
+    task.state.merge_state_dict({KEY: own})
+    check_hashes(stored, own)
     explain_long_sentences(task)
     truncate_long_lines(task, N)
     task.divergence_detector = DivergenceDetector(len(task.target_dictionary))
-
-
-def _dictionary_hash(dictionary: Dictionary) -> Tensor:
-    """Return the SHA-256 of a dictionary's entries in order, as 32 bytes.
-
-    With another dictionary of the same size, the model would load and produce wrong words. The name of the buffer
-    contains "version" because fairseq's moving average of weights (--store-ema) leaves such buffers unchanged.
-    """
-    digest = hashlib.sha256("\n".join(dictionary.symbols).encode("utf-8", "surrogatepass")).digest()
-    return torch.tensor(list(digest), dtype=torch.uint8)
 
 
 def _register(arch: str, changes: dict[str, object]) -> None:

@@ -12,9 +12,15 @@ from fairseq_resmlp.common.onednn import has_onednn_linear, onednn_linear
 
 
 def use_onednn(x: Tensor) -> bool:
-    """Return whether oneDNN is the better choice: float32 on a CPU with AVX512, outside autocast."""
+    """Return whether oneDNN is the better choice: float32 on a CPU with AVX512, outside autocast.
+
+    A traced, exported or compiled model uses torch's own `linear`, because it may run elsewhere, and because ONNX has
+    no operator for oneDNN's.
+    """
     return (
-        x.dtype == torch.float32
+        not torch.jit.is_tracing()
+        and not torch.compiler.is_compiling()
+        and x.dtype == torch.float32
         and x.device.type == "cpu"
         and has_onednn_linear()
         and torch.backends.cpu.get_cpu_capability() == "AVX512"

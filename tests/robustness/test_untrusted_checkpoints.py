@@ -10,7 +10,6 @@ import shutil
 import subprocess
 import sys
 import tarfile
-import threading
 import zipfile
 
 import numpy as np
@@ -21,8 +20,8 @@ from fairseq import checkpoint_utils
 from fairseq_resmlp import ResMLPModel
 from fairseq_resmlp.checkpoints.averaging import average_checkpoints
 from fairseq_resmlp.checkpoints.checkpoint_file import read_checkpoint
-from fairseq_resmlp.checkpoints.numpy_globals import ALLOWED_GLOBALS
-from fairseq_resmlp.checkpoints.safe_loading import weights_only
+from fairseq_resmlp.checkpoints.dictionary_hash import KEY
+from fairseq_resmlp.checkpoints.safe_loading import weights_only_load
 from fairseq_resmlp.common.errors import InputError
 from support.commands import run, train_options
 from support.comparison import identical
@@ -111,27 +110,98 @@ def test_nonfinite_weights_are_rejected_by_name(checkpoint, tmp_path, value):
 # --- Checkpoints of other models
 
 
-def test_another_dictionary_of_the_same_size_is_rejected():
-    trained_with = make_model().state_dict()
+def with_hashes_among_weights(state):
+    """Return a checkpoint as earlier versions wrote it: the dictionaries' hashes are uint8 buffers of the model."""
+    task_state = dict(state["task_state"])
+    hashes = task_state.pop(KEY)
+    names = {"encoder": hashes["source"], "decoder": hashes["target"]}
+    buffers = {
+        f"{name}.dictionary_version": torch.tensor(list(bytes.fromhex(digits)), dtype=torch.uint8)
+        for name, digits in names.items()
+    }
+    return {**state, "model": {**state["model"], **buffers}, "task_state": task_state}
+
+
+def averaged_by_fairseq(states):
+    """Average as fairseq's scripts/average_checkpoints.py does, integers included."""
+    sums = {name: value.clone() for name, value in states[0]["model"].items()}
+    for state in states[1:]:
+        for name, value in state["model"].items():
+            sums[name] += value
+    for value in sums.values():
+        value.div_(len(states)) if value.is_floating_point() else value.floor_divide_(len(states))
+    return {**states[0], "model": sums}
+
+
+FORMATS = {
+    "of today": lambda state: state,
+    "with hashes among the weights": with_hashes_among_weights,
+    "average of 3": lambda state: averaged_by_fairseq([state] * 3),
+    **{
+        f"average of {n} with hashes among the weights": lambda state, n=n: averaged_by_fairseq(
+            [with_hashes_among_weights(state)] * n
+        )
+        for n in (2, 3, 5, 10)
+    },
+    "without hashes": lambda state: {**state, "task_state": {}},
+}
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_checkpoint_of_another_dictionary_is_rejected(kind, checkpoint, trained, tmp_path, monkeypatch):
+    """Two words of the dictionary change places, so that every size fits."""
+    directory = tmp_path / "model"
+    shutil.copytree(trained / "data-bin", directory)
+    torch.save(FORMATS[kind](checkpoint[1]), directory / "model.pt")
+    assert len(ResMLPModel.from_pretrained(directory).translate(["w1 w2"])) == 1
+    data = (directory / "dict.src.txt").read_text().splitlines()
+    for language, side in (("src", "source"), ("tgt", "target")):
+        file = directory / f"dict.{language}.txt"
+        file.write_text("\n".join([data[1], data[0], *data[2:]]) + "\n")
+        if kind == "without hashes":
+            ResMLPModel.load(directory, share_all_embeddings=False)
+        else:
+            message = f"the {side} dictionary differs from the one this checkpoint was trained with"
+            with pytest.raises(InputError, match=message):
+                ResMLPModel.load(directory, share_all_embeddings=False)
+        file.write_text("\n".join(data) + "\n")
+    if kind == "without hashes":
+        return
+    for language in ("src", "tgt"):  # training with a joined dictionary
+        (directory / f"dict.{language}.txt").write_text("\n".join([data[1], data[0], *data[2:]]) + "\n")
+    (directory / "model.pt").rename(directory / "checkpoint_last.pt")
+    message = rejection(monkeypatch, "train", *train_options(directory, directory), "--max-update", "99")
+    assert message.startswith(f"{directory}/checkpoint_last.pt: the source dictionary differs from")
+
+
+def test_hashes_of_dictionaries_are_not_among_the_weights(checkpoint):
+    assert checkpoint[1]["task_state"][KEY].keys() == {"source", "target"}
+    assert all(value.is_floating_point() for value in checkpoint[1]["model"].values())
+
+
+def test_weights_with_hashes_of_another_dictionary_are_rejected():
+    model, task = make_model(), make_task()
+    weights = with_hashes_among_weights({"model": model.state_dict(), "task_state": task_state(task)})["model"]
+    make_model().load_state_dict(dict(weights))
     renamed = make_dictionary()
     renamed.symbols[10], renamed.symbols[11] = renamed.symbols[11], renamed.symbols[10]
+    task.tgt_dict = renamed
+    with pytest.raises(InputError, match="the target dictionary differs"):
+        make_model(task).load_state_dict(dict(weights))
+
+
+def task_state(task):
+    make_model(task)
+    return task.state_dict()
+
+
+def test_a_task_that_refused_a_checkpoint_accepts_the_next_one(checkpoint, trained, tmp_path):
+    """fairseq loads the state of a checkpoint into the task before it builds the model."""
     task = make_task()
-    own, task.src_dict = task.src_dict, renamed
-    with pytest.raises(InputError, match="the source dictionary differs from the one this checkpoint was trained with"):
-        make_model(task).load_state_dict(trained_with)
-    task.src_dict, task.tgt_dict = own, renamed
-    with pytest.raises(InputError, match="the target dictionary differs from the one"):
-        make_model(task).load_state_dict(trained_with)
-    make_model().load_state_dict(trained_with)
-
-
-def test_a_checkpoint_without_dictionary_hashes_still_loads():
-    state = make_model(seed=1, randomize=False).state_dict()
-    old = {name: value for name, value in state.items() if not name.endswith("dictionary_version")}
-    assert len(old) == len(state) - 2
-    model = make_model(seed=2)
-    model.load_state_dict(old)
-    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    torch.save(checkpoint[1], tmp_path / "foreign.pt")
+    with pytest.raises(InputError, match="dictionary differs"):
+        checkpoint_utils.load_model_ensemble([str(tmp_path / "foreign.pt")], task=task)
+    make_model(task)
 
 
 def test_a_checkpoint_of_another_model_is_rejected_with_its_first_difference(trained, monkeypatch, tmp_path):
@@ -404,30 +474,12 @@ def test_torchscript_is_rejected_before_it_runs(tmp_path):
     for load in (read_checkpoint, checkpoint_utils.load_checkpoint_to_cpu):
         with pytest.raises(InputError, match=r"script\.pt is "):
             load(str(tmp_path / "script.pt"))
-    with weights_only(), pytest.raises((pickle.UnpicklingError, RuntimeError)):
-        torch.load(tmp_path / "script.pt")
+    with pytest.raises((pickle.UnpicklingError, RuntimeError)):
+        weights_only_load()(tmp_path / "script.pt")
     assert not evidence.exists()
 
 
-def test_two_threads_load_weights_only(tmp_path):
-    """Both modify the environment of the process."""
-    inside, leave = threading.Event(), threading.Event()
-
-    def first():
-        with weights_only():
-            inside.set()
-            leave.wait(0.5)
-
-    thread = threading.Thread(target=first)
-    thread.start()
-    inside.wait()
-    with weights_only():
-        thread.join()
-        assert os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] == "1"
-    assert "TORCH_FORCE_WEIGHTS_ONLY_LOAD" not in os.environ
-
-
-def test_globals_allowed_by_others_are_disabled_while_loading_and_then_restored(tmp_path):
+def test_globals_allowed_by_others_are_not_used(tmp_path):
     before = set(torch.serialization.get_safe_globals())  # torch's own
     reconstruct = np.ones(1).__reduce__()[0]
     torch.save({"model": {}, "numbers": np.ones(3, "f4")}, tmp_path / "numbers.pt")
@@ -437,13 +489,6 @@ def test_globals_allowed_by_others_are_disabled_while_loading_and_then_restored(
             assert torch.load(tmp_path / "numbers.pt", weights_only=True)["numbers"].dtype == np.dtype("f4")
             with pytest.raises(InputError, match="more than plain data: NumPy data of type 'f4'"):
                 read_checkpoint(str(tmp_path / "numbers.pt"))
-    finally:
-        torch.serialization.clear_safe_globals()
-        torch.serialization.add_safe_globals(list(before))
-    with weights_only(ALLOWED_GLOBALS):
-        torch.serialization.add_safe_globals([Script])  # as a module might do on import
-    try:
-        assert set(torch.serialization.get_safe_globals()) == before | {Script}
     finally:
         torch.serialization.clear_safe_globals()
         torch.serialization.add_safe_globals(list(before))

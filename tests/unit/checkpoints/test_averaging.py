@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from fairseq_resmlp.checkpoints.averaging import average_checkpoints
+from fairseq_resmlp.checkpoints.dictionary_hash import KEY, dictionary_hashes
 from fairseq_resmlp.common.errors import InputError
 from support.commands import run
 from support.models import make_model, make_task
@@ -13,7 +14,9 @@ from support.paths import PLUGIN
 
 
 def save(path, model, **extra):
-    torch.save({"model": model.state_dict(), "last_optimizer_state": {"state": {}}, **extra}, path)
+    hashes = dictionary_hashes(model.encoder.dictionary, model.decoder.dictionary)
+    state = {"model": model.state_dict(), "task_state": {KEY: hashes}, "last_optimizer_state": {"state": {}}}
+    torch.save({**state, **extra}, path)
     return str(path)
 
 
@@ -21,7 +24,6 @@ def test_every_parameter_is_the_mean(tmp_path):
     models = [make_model(seed=seed) for seed in range(3)]
     paths = [save(tmp_path / f"{i}.pt", model, number=i) for i, model in enumerate(models)]
     state = average_checkpoints(paths)
-    assert all(torch.equal(state["model"][name], value) for name, value in models[0].named_buffers())
     for name in dict(models[0].named_parameters()):
         value = state["model"][name]
         expected = sum(model.state_dict()[name].double() for model in models) / 3
@@ -54,19 +56,32 @@ def test_other_files_are_rejected_in_one_line_and_nothing_is_written(tmp_path):
 def test_checkpoints_of_different_dictionaries_are_rejected(tmp_path):
     one = save(tmp_path / "one.pt", make_model())
     other = save(tmp_path / "other.pt", make_model(make_task_with_another_dictionary()))
-    message = r"other.pt and .*one.pt are from different training runs: decoder.dictionary_version differs"
+    message = r"other.pt and .*one.pt are from different training runs: their dictionaries differ"
     with pytest.raises(InputError, match=message):
         average_checkpoints([one, one, other])
 
 
 def test_checkpoints_with_and_without_dictionary_hashes_can_be_averaged(tmp_path):
     model = make_model()
-    new = save(tmp_path / "new.pt", model)
-    old = {name: value for name, value in model.state_dict().items() if "dictionary" not in name}
-    torch.save({"model": old}, tmp_path / "old.pt")
-    for paths in ([str(tmp_path / "old.pt"), new], [new, str(tmp_path / "old.pt")]):
-        state = average_checkpoints(paths)["model"]
-        assert all(torch.equal(state[name], value) for name, value in model.state_dict().items())
+    new, old = save(tmp_path / "new.pt", model), save(tmp_path / "old.pt", model, task_state={})
+    expected = torch.load(new)["task_state"]
+    for paths in ([old, new], [new, old]):
+        state = average_checkpoints(paths)
+        assert state["task_state"] == expected
+        assert all(torch.equal(state["model"][name], value) for name, value in model.state_dict().items())
+
+
+def test_hashes_among_the_weights_are_not_averaged(tmp_path):
+    """Earlier versions stored the dictionaries' hashes as buffers of the model."""
+    model = make_model()
+    expected = torch.load(save(tmp_path / "new.pt", model))["task_state"][KEY]
+    buffers = {
+        f"{name}.dictionary_version": torch.tensor(list(bytes.fromhex(expected[side])), dtype=torch.uint8)
+        for name, side in (("encoder", "source"), ("decoder", "target"))
+    }
+    torch.save({"model": {**model.state_dict(), **buffers}}, tmp_path / "old.pt")
+    state = average_checkpoints([str(tmp_path / "old.pt")] * 3)
+    assert state["task_state"][KEY] == expected and not buffers.keys() & state["model"].keys()
 
 
 def make_task_with_another_dictionary():

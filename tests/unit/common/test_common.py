@@ -1,65 +1,13 @@
-"""Helpers shared by every layer: atomic writes, lines of text, distinct names."""
+"""Helpers shared by every layer: lines of text, distinct names."""
 
 import io
-import os
 import sys
 
 import pytest
 
-from fairseq_resmlp.common.atomic_write import atomic_write, open_output
 from fairseq_resmlp.common.errors import InputError
 from fairseq_resmlp.common.text import read_lines, replace_surrogates
 from fairseq_resmlp.common.unique_names import unique_names
-
-
-def test_an_atomic_write_replaces_the_file_and_creates_its_directory(tmp_path):
-    path = tmp_path / "new" / "file"
-    for text in ("old", "new"):
-        with atomic_write(str(path)) as partial:
-            with open(partial, "w") as file:
-                file.write(text)
-            assert not path.exists() or path.read_text() == "old"
-        assert path.read_text() == text
-    assert os.listdir(path.parent) == ["file"]
-
-
-def test_a_failed_atomic_write_keeps_the_old_file_and_leaves_no_other(tmp_path):
-    path = tmp_path / "file"
-    path.write_text("old")
-    with pytest.raises(RuntimeError, match="interrupted"), atomic_write(str(path)) as partial:
-        with open(partial, "w") as file:
-            file.write("incompl")
-        raise RuntimeError("interrupted")
-    with pytest.raises(FileNotFoundError), atomic_write(str(path)):
-        pass  # nothing was written
-    assert path.read_text() == "old" and os.listdir(tmp_path) == ["file"]
-
-
-def test_an_atomic_write_reaches_the_disk_before_its_final_name(tmp_path, monkeypatch):
-    calls = []
-    fsync, replace = os.fsync, os.replace
-    monkeypatch.setattr(os, "fsync", lambda fd: (calls.append(os.readlink(f"/proc/self/fd/{fd}")), fsync(fd)))
-    monkeypatch.setattr(os, "replace", lambda *paths: (calls.append(paths), replace(*paths)))
-    path = str(tmp_path / "file")
-    with atomic_write(path) as partial, open(partial, "w") as file:
-        file.write("text")
-    assert calls == [partial, (partial, path)]
-
-
-def test_output_is_atomic_except_to_stdout_and_pipes(tmp_path, capfd):
-    path = str(tmp_path / "file")
-    with open_output(path) as out:
-        out.write("ä\n")
-        assert not os.path.exists(path)
-    with open(path, "rb") as file:
-        assert file.read() == "ä\n".encode()
-    with open_output("-") as out:
-        out.write("ö\n")
-    assert capfd.readouterr().out == "ö\n"
-    with open_output("/dev/null") as out:
-        out.write("x")
-    assert not os.path.isfile("/dev/null")
-
 
 TEXT = b"one \r\n\n\x85two\rthree\xe2\x80\xa8four\nf\xffve"
 LINES = ["one", "", "\ufffdtwo\rthree\u2028four", "f\ufffdve"]
