@@ -72,7 +72,7 @@ def environment_info(packages: Sequence[str]) -> dict[str, Any]:
 
 # What each optional dependency is for, and the modules that it consists of
 EXTRAS = {
-    "server": ("gradio", "jinja2", "matplotlib"),
+    "server": ("fastapi", "python_multipart", "prometheus_client", "py3langid", "uvicorn"),
     "report": ("jinja2", "matplotlib", "tensorboard"),
     "reproduce": ("sacremoses", "tensorboardX"),
     "bench": ("ctranslate2",),

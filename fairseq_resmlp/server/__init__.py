@@ -1,1 +1,1 @@
-"""Web page for translation (`fairseq-resmlp serve`). Needs Gradio, but not fairseq."""
+"""HTTP server of `fairseq-resmlp serve`: the LibreTranslate API and a web page. Needs FastAPI, but not fairseq."""

@@ -1,328 +1,158 @@
-"""Web page that translates with one model, or with several models side by side. Needs Gradio.
+"""The application: addresses, errors and the OpenAPI document."""
 
-serve([("fast", "my model")], "127.0.0.1", 7860, beam=4, rate=30)    # until it is interrupted
-"""
-
-import logging
-import math
-import socket
-import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import suppress
+from collections.abc import Callable
+from functools import partial
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
-import click
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, JSONResponse
+from fastapi.staticfiles import StaticFiles
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp
 
+from fairseq_resmlp import __version__, common
 from fairseq_resmlp.common.errors import InputError
-from fairseq_resmlp.common.text import replace_surrogates
-from fairseq_resmlp.inference.beam_search import SearchOptions
-from fairseq_resmlp.inference.config import EOS
-from fairseq_resmlp.inference.translator import Translator
+from fairseq_resmlp.inference.batching import QueueFull
+from fairseq_resmlp.server import schemas
+from fairseq_resmlp.server.api import AUTO, Api
+from fairseq_resmlp.server.guard import UNEXPECTED, Guard, error_response
+from fairseq_resmlp.server.hosts import HostCheck
+from fairseq_resmlp.server.metrics import Metrics
+from fairseq_resmlp.server.models import Models
+from fairseq_resmlp.server.settings import Settings
+from fairseq_resmlp.server.streaming import ClientGone, EventStream
 
-try:
-    import gradio as gr
-    import uvicorn
-    from fastapi import FastAPI
-except ModuleNotFoundError as error:
-    raise InputError(f"the server requires {error.name}: pip install 'fairseq-resmlp[server]'") from error
-
-from fairseq_resmlp.report import plots, statistics
-from fairseq_resmlp.server import html
-from fairseq_resmlp.server.limits import RateLimit, RequestFilter
-
-logger = logging.getLogger(__name__)
-
-MAX_LINES = 5  # per request
-MAX_CHARACTERS = 2000  # per request
-MAX_QUEUE = 32  # waiting requests; further ones are refused
-UPDATE_INTERVAL = 0.1  # seconds
-MAX_EXAMPLES = 8
-# Sentences of the demo's grammar (examples/grammar), for any model that translates from English
-EXAMPLES = {
-    "en": [
-        "The old king sees a small dog.",
-        "Two women said that a child bought the book.",
-        "In the beautiful kitchen the pigs found my small tired bear.",
-        "A woman who my uncle listens to can praise a neighbour.",
-    ]
+STATIC = Path(__file__).with_name("static")
+PALETTE = Path(common.__file__).with_name("palette.css")
+CLIENT_CLOSED_REQUEST = 499  # nginx's status for a client that left before the answer
+DEFAULT_MESSAGES = {
+    404: "this address was not found: see /docs",
+    405: "this address does not have this method: see /docs",
 }
+ERRORS: dict[int | str, dict[str, Any]] = {"4XX": {"model": schemas.Error}, "5XX": {"model": schemas.Error}}
 
 
-class ServedModel:
-    """A model of the page.
+class BodySchemas:
+    """The OpenAPI schemas of request bodies, with the languages and limits of this server."""
 
-    Args:
-        path: an exported directory, see `fairseq_resmlp.inference.model_format`; it is not needed after the constructor
-        name: name of the model on the page
-        options: options of the search
+    def __init__(self, models: Models, settings: Settings):
+        text = {"type": "string", "maxLength": settings.max_characters}
+        self.properties: dict[str, dict[str, Any]] = {
+            "q": text,
+            "source": {"type": "string", "enum": [AUTO, *models.sources]},
+            "target": {"type": "string", "enum": models.targets},
+            "model": {"type": "string", "enum": [model.name for model in models.models]},
+            "alternatives": {"type": "integer", "minimum": 0, "maximum": settings.beam - 1},
+        }
 
-    Raises:
-        InputError: see `load_exported_model`
-    """
+    def content(self, request: type[BaseModel]) -> dict[str, Any]:
+        """Return the content of a request body, by media type."""
+        json, form = self._schema(request), self._schema(request)
+        for schema in form["properties"].values():  # in a form, null and an empty list cannot be expressed
+            schema["anyOf"] = [choice for choice in schema.get("anyOf", [{}]) if choice != {"type": "null"}]
+            for choice in schema["anyOf"]:
+                if choice.get("type") == "array":
+                    choice["minItems"] = 1
+        return {"application/json": {"schema": json}, "application/x-www-form-urlencoded": {"schema": form}}
 
-    def __init__(self, path: str, name: str, options: SearchOptions):
-        self.translator = Translator.load(path, options=options)
-        self.name, self.languages = name, self.translator.languages
-
-    def description(self) -> str:
-        """Return languages, sizes and dtype in one line."""
-        config, dtype = self.translator.network.config, self.translator.network.dtype
-        languages, layers = " \u2192 ".join(self.languages), f"{config.encoder_layers} + {config.decoder_layers} layers"
-        return f"{languages}, {layers}, d = {config.encoder_embed_dim}, N = {config.encoder_max_positions}, {dtype}"
-
-    def interaction_maps(self) -> dict[str, bytes]:
-        """Return a plot of A for each layer that mixes tokens, as SVG by layer name."""
-        network = self.translator.network
-        stacks = {"encoder": network.A, "decoder": network.past_A.permute(1, 2, 0, 3)}  # L x m x N x N
-        mixings = [
-            statistics.Mixing(stack, layer, head, len(heads), stack == "decoder", A.double().numpy())
-            for stack, matrices in stacks.items()
-            for layer, heads in enumerate(matrices, 1)
-            for head, A in enumerate(heads, 1)
-            if A.any()
-        ]
-        layers = {f"{stack} layer {layer}": heads for (stack, layer), heads in statistics.by_layer(mixings).items()}
-        return {name: plots.render(plots.interaction_map(name, heads))["svg"] for name, heads in layers.items()}
-
-    def translate(
-        self, lines: Sequence[str], callback: Callable[[list[str]], None]
-    ) -> tuple[list[html.Translation], str]:
-        """Translate lines in one batch.
-
-        Args:
-            lines: sentences, none of them empty
-            callback: called after each step of the search with the best translation of each line so far
-
-        Returns:
-            the translations of each line, and a sentence with the time that they took
-
-        Raises:
-            InputError: a line exceeds N, or has no tokens
-        """
-        translator, steps = self.translator, 0
-        limit = translator.network.config.encoder_max_positions - 1  # without the end-of-sentence token
-        tokenized = [translator.tokenize(line) for line in lines]
-        for number, tokens in enumerate(tokenized, 1):
-            subject = f"sentence {number}" if len(lines) > 1 else "the sentence"
-            if not tokens:
-                raise InputError(f"{subject} contains no text that this model can read")
-            if len(tokens) > limit:
-                raise InputError(
-                    f"{subject} has {len(tokens):,} tokens, but the limit of this model is {limit}: shorten it, or "
-                    "split it into several sentences, one per line"
-                )
-        sources = [translator.encode(line) for line in lines]
-
-        def step_callback(targets: list[list[int]]) -> None:
-            nonlocal steps
-            steps += 1
-            callback([translator.decode(target) for target in targets])
-
-        start = time.perf_counter()
-        hypotheses = translator.hypotheses(sources, step_callback)
-        found = time.perf_counter()
-        translations = [
-            html.Translation(
-                line=line,
-                source=tokens,
-                texts=[translator.decode(hypothesis.tokens) for hypothesis in best],
-                scores=[hypothesis.score for hypothesis in best],
-                target=[translator.target[token] for token in best[0].tokens if token != EOS],
-                attention=translator.network.attention(source, best[0].tokens),
-            )
-            for line, tokens, source, best in zip(lines, tokenized, sources, hypotheses, strict=True)
-        ]
-        aligned = time.perf_counter()
-        return translations, (
-            f"Search: {1000 * (found - start):,.0f} ms, {steps} steps with beam {translator.options.beam}. "
-            f"Alignment: {1000 * (aligned - found):,.0f} ms."
-        )
+    def _schema(self, request: type[BaseModel]) -> dict[str, Any]:
+        schema = request.model_json_schema()
+        for name, known in self.properties.items():
+            found = schema["properties"].get(name, {})
+            for choice in (found, *found.get("anyOf", ())):
+                if choice.get("type") == known["type"]:
+                    choice.update(known)
+        return schema
 
 
-class Page:
-    """Behavior and layout of the page.
+def create_app(models: Models, settings: Settings, listening: str) -> ASGIApp:
+    """Return the application.
 
     Args:
-        models: models to show side by side
-        rate: limit on the translations of a client
-        examples: sentences to click
+        models: the models
+        settings: settings of the server
+        listening: the address that the server listens on, see `HostCheck`
     """
+    metrics = Metrics()
+    for model in models.models:
+        metrics.watch_queue(model.name, model.queue.__len__)
+        model.queue.on_batch = metrics.batch_sizes.labels(model.name).observe
+    api = Api(models, settings, metrics)
 
-    def __init__(self, models: Sequence[ServedModel], rate: RateLimit, examples: Sequence[str]):
-        self.models, self.rate, self.examples = models, rate, examples
-        self.worker = ThreadPoolExecutor(1)  # one search at a time: each uses all cores
-
-    def respond(self, text: str, client: str) -> Iterator[list[str]]:
-        """Translate a text. Yields the content of the page whenever it changes: a message, and a card per model."""
-        cards = [""] * len(self.models)
-        try:
-            lines = self.check(text, client)
-        except InputError as error:
-            yield [html.render_notice(str(error)), *cards]
-            return
-        for i, model in enumerate(self.models):
-            for cards[i] in self.cards(model, lines):
-                yield ["", *cards]
-
-    def check(self, text: str, client: str) -> list[str]:
-        """Return the lines of a text, without empty ones.
-
-        Raises:
-            InputError: the text or the client exceeds a limit
-        """
-        text = replace_surrogates(text)
-        lines = [line.strip() for line in text.split("\n") if line.strip()]
-        if not lines:
-            raise InputError("Nothing to translate: enter a sentence.")
-        if len(text) > MAX_CHARACTERS:
-            raise InputError(
-                f"The text has {len(text):,} characters, but the limit is {MAX_CHARACTERS:,}: shorten the text."
-            )
-        if len(lines) > MAX_LINES:
-            raise InputError(
-                f"The text has {len(lines):,} lines, but the limit is {MAX_LINES}: translate some of them later."
-            )
-        seconds = self.rate.acquire(client)
-        if seconds:
-            raise InputError(
-                f"You have reached the limit of {self.rate.count} translations per minute: try again in "
-                f"{math.ceil(seconds)} seconds."
-            )
-        return lines
-
-    def cards(self, model: ServedModel, lines: Sequence[str]) -> Iterator[str]:
-        """Yield the card of one model: the translations during the search, then the complete result."""
-        language = model.languages[1]
-        latest = deque([[""] * len(lines)], maxlen=1)
-        search = self.worker.submit(model.translate, lines, latest.append)
-        while not wait([search], UPDATE_INTERVAL).done:
-            yield html.render_partial(lines, latest[-1], language)
-        try:
-            yield html.render_result(*search.result(), language)
-        except InputError as error:
-            yield html.render_notice(f"Not translated: {error}.")
-        except Exception:
-            logger.exception("a translation failed")
-            yield html.render_notice("Not translated: an unexpected error occurred. See the log of the server.")
-
-    def blocks(self) -> gr.Blocks:
-        """Return the layout."""
-
-        def translate(text: str, request: gr.Request) -> Iterator[list[str]]:
-            yield from self.respond(text, request.client.host)
-
-        def translate_example(sample: list[str], request: gr.Request) -> Iterator[list[str]]:
-            for content in self.respond(sample[0], request.client.host):
-                yield [sample[0], *content]
-
-        sources = " or ".join(sorted({model.languages[0] for model in self.models}))
-        with gr.Blocks(title="Translation with ResMLP", analytics_enabled=False) as blocks:
-            gr.HTML(
-                "<h1>Translation with sequence-to-sequence ResMLP</h1><p>Enter a sentence. The page shows its "
-                "translation during the search, then the best translations with their scores and the alignment.</p>"
-            )
-            text = gr.Textbox(
-                label=f"Text in {sources}",
-                info=f"One sentence per line, up to {MAX_LINES} lines and {MAX_CHARACTERS:,} characters.",
-                lines=3,
-                max_lines=8,
-                autofocus=True,
-                elem_id="text",
-            )
-            button = gr.Button("Translate (Shift + Enter)", variant="primary", elem_id="translate")
-            examples = gr.Dataset(
-                components=[text],
-                samples=[[line] for line in self.examples],
-                label="Examples: click to translate",
-                visible=bool(self.examples),
-            )
-            message, cards = gr.HTML(elem_id="message", apply_default_css=False), []
-            with gr.Row():
-                for model in self.models:
-                    with gr.Column(min_width=320, elem_classes="model"):
-                        gr.HTML(html.render_model(model.name, model.description()), apply_default_css=False)
-                        cards.append(gr.HTML(elem_classes="card", apply_default_css=False))
-                        gr.HTML(html.render_maps(model.interaction_maps()), apply_default_css=False)
-            outputs = [message, *cards]
-            # One search at a time. Repeated clicks queue only the latest text.
-            search: dict[str, Any] = {
-                "concurrency_id": "search",
-                "trigger_mode": "always_last",
-                "api_visibility": "private",
-            }
-            gr.on([button.click, text.submit], translate, text, outputs, **search)
-            examples.click(translate_example, examples, [text, *outputs], **search)
-        return blocks.queue(max_size=MAX_QUEUE, api_open=False, default_concurrency_limit=1)
-
-
-def serve(
-    models: Iterable[tuple[str, str]],
-    host: str,
-    port: int,
-    beam: int,
-    rate: int,
-    examples: Sequence[str] | None = None,
-) -> None:
-    """Serve the page until it is interrupted.
-
-    The address is bound before the first model is read, so a port in use is reported without delay.
-
-    Args:
-        models: exported directory and name on the page of each model, at least one. Each directory is read before the
-            next pair is requested, and not needed afterwards: a generator may delete temporary ones.
-        host, port: address to listen on; port 0 selects a free one
-        beam: beam size, and the number of translations shown
-        rate: translations per minute and client
-        examples: sentences to click, up to `MAX_EXAMPLES`; None: those of `EXAMPLES` in the source language of the
-            first model
-
-    Raises:
-        InputError: a directory is not an exported model, or the address is not available
-    """
-    options = SearchOptions(beam=beam)
-    with listen(host, port) as listening:
-        served = [ServedModel(path, name, options) for path, name in models]
-        if examples is None:
-            examples = EXAMPLES.get(served[0].languages[0], [])
-        server = make_server(Page(served, RateLimit(rate), examples[:MAX_EXAMPLES]))
-        address = f"[{host}]" if ":" in host else host
-        click.echo(f"Serving at http://{address}:{listening.getsockname()[1]}. Stop with Ctrl + C.")
-        with suppress(KeyboardInterrupt):
-            server.run(sockets=[listening])
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """Return a socket that listens on an address.
-
-    Raises:
-        InputError: the address is in use, or does not belong to this machine
-    """
-    try:
-        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-    except OSError as error:
-        reason = str(error.strerror).split(" (")[0]
-        raise InputError(f"cannot listen on {host}:{port}: {reason}; choose another --port or --host") from error
-
-
-def make_server(page: Page) -> uvicorn.Server:
-    """Return an HTTP server for a page."""
-    # Gradio's gray for secondary text has too little contrast.
-    darker = {"body_text_color_subdued": "*neutral_600", "block_info_text_color": "*neutral_600"}
-    lighter = {f"{name}_dark": "*neutral_300" for name in darker}
-    app = gr.mount_gradio_app(
-        FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
-        page.blocks(),
-        "/",
-        theme=gr.themes.Default().set(**darker, **lighter),
-        css_paths=[Path(__file__).with_name("page.css")],
-        footer_links=[],
-        run_history=False,
-        show_error=False,
-        ssr_mode=False,
-        enable_monitoring=False,
-        mcp_server=False,
+    app = FastAPI(
+        title="Translation with sequence-to-sequence ResMLP",
+        version=__version__,
+        docs_url=None,
+        redoc_url=None,
+        exception_handlers=dict.fromkeys(
+            (InputError, QueueFull, ClientGone, RequestValidationError, HTTPException, Exception), _answer_error
+        ),
     )
-    return uvicorn.Server(uvicorn.Config(RequestFilter(app), log_level="warning", timeout_graceful_shutdown=1))
+    _add_routes(app, api, BodySchemas(models, settings))
+    if settings.allowed_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(settings.allowed_origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["content-type"],
+        )
+    return Guard(app, settings, HostCheck(listening, settings.allowed_hosts), metrics)
+
+
+def _add_routes(app: FastAPI, api: Api, bodies: BodySchemas) -> None:
+    def add(method: str, path: str, endpoint: Callable[..., Any], answer: Any, **options: Any) -> None:
+        """Add an address. The answer is a schema, or the content of something other than JSON."""
+        if isinstance(answer, dict):
+            options |= {"response_class": Response, "responses": {200: {"content": answer}, **ERRORS}}
+        else:
+            options |= {"response_model": answer, "response_model_exclude_none": True, "responses": ERRORS}
+        app.add_api_route(path, endpoint, methods=[method], **options)
+
+    def post(path: str, endpoint: Callable[..., Any], request: type[BaseModel], answer: Any) -> None:
+        body = {"requestBody": {"content": bodies.content(request), "required": True}}
+        add("POST", path, endpoint, answer, openapi_extra=body)
+
+    post("/translate", api.translate, schemas.TranslateRequest, schemas.TranslateResponse)
+    events = {EventStream.media_type: {"schema": schemas.Event.model_json_schema()}}
+    post("/stream", api.stream, schemas.StreamRequest, events)
+    post("/detect", api.detect, schemas.DetectRequest, list[schemas.DetectedLanguage])
+    add("GET", "/languages", api.languages, list[schemas.Language])
+    add("GET", "/models", api.list_models, list[schemas.ModelDescription])
+    add("GET", "/models/{name}/maps", api.list_maps, list[schemas.MixingLayerDescription])
+    add("GET", "/models/{name}/maps/{stack}/{layer}", api.get_map, schemas.MixingMap)
+    add("GET", "/frontend/settings", api.frontend_settings, schemas.FrontendSettings)
+    add("GET", "/health", api.health, schemas.Health)
+    add("GET", "/metrics", api.show_metrics, {"text/plain": {"schema": {"type": "string"}}})
+    for path, file in (
+        ("/", STATIC / "index.html"),
+        ("/docs", STATIC / "docs.html"),
+        ("/static/palette.css", PALETTE),
+    ):
+        app.add_route(path, partial(_send_file, file), include_in_schema=False)
+    app.mount("/static", StaticFiles(directory=STATIC))
+
+
+async def _send_file(path: Path, request: Request) -> Response:
+    return FileResponse(path)
+
+
+async def _answer_error(request: Request, error: Exception) -> Response:
+    match error:
+        case InputError():
+            return error_response(400, str(error))
+        case QueueFull():
+            return error_response(503, "too many requests wait: try again later", 1)
+        case ClientGone():
+            return Response(status_code=CLIENT_CLOSED_REQUEST)
+        case RequestValidationError():  # of the address, such as a layer that is not a number
+            return error_response(404, DEFAULT_MESSAGES[404])
+        case HTTPException():
+            is_default = error.detail == HTTPStatus(error.status_code).phrase
+            message = DEFAULT_MESSAGES.get(error.status_code, error.detail) if is_default else error.detail
+            return JSONResponse({"error": message}, error.status_code, error.headers)
+    return error_response(500, UNEXPECTED)

@@ -1,73 +1,52 @@
-"""Limits on the requests of clients: rate, size, and URLs."""
+"""Rate limits."""
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 
-from starlette.responses import PlainTextResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
-
 MINUTE = 60.0
-MAX_BODY = 1 << 16  # bytes of a request; the page sends a few hundred in addition to the text
-API = "/gradio_api/"
-# Gradio has many more routes, for example for uploads, for files of the server and for requests to other servers.
-GET_PREFIXES = ("/assets/", "/static/", f"{API}heartbeat/")
-GET_PATHS = ("/", "/config", "/theme.css", "/favicon.ico", f"{API}queue/data", f"{API}app_id")
-POST_PATHS = (f"{API}queue/join", f"{API}cancel", f"{API}reset")
 
 
 class RateLimit:
-    """At most `count` translations per minute and client.
+    """At most `count` units per minute and client, as a token bucket: unused units accumulate up to `count`.
+
+    The state of a client is two numbers, and is forgotten when its bucket is full.
 
     Args:
-        count: the limit
+        count: units per minute
         clock: returns the time in seconds
     """
 
     def __init__(self, count: int, clock: Callable[[], float] = time.monotonic):
         self.count, self.clock = count, clock
-        self.calls: deque[tuple[float, str]] = deque()  # of all clients in the last minute
-        self.lock = threading.Lock()
+        self._full_at: dict[str, float] = {}  # when the bucket of a client will be full
+        self._next_cleanup = clock() + MINUTE
+        self._lock = threading.Lock()
 
-    def acquire(self, client: str) -> float:
-        """Count a translation of a client, or return the seconds until its next one is allowed.
+    def acquire(self, client: str, cost: int = 1) -> float:
+        """Take units of a client, or return the seconds until there are enough.
+
+        Args:
+            client: any name
+            cost: units to take, at most `count`
 
         Returns:
-            0 if the translation is allowed; otherwise the waiting time, and nothing is counted
+            0 if the units were taken; otherwise the waiting time, and nothing is taken
         """
-        with self.lock:
+        with self._lock:
             now = self.clock()
-            while self.calls and self.calls[0][0] <= now - MINUTE:
-                self.calls.popleft()
-            own = [then for then, caller in self.calls if caller == client]
-            if len(own) >= self.count:
-                return own[-self.count] + MINUTE - now
-            self.calls.append((now, client))
+            self._forget_idle(now)
+            full_at = max(now, self._full_at.get(client, now)) + cost * MINUTE / self.count
+            if full_at > now + MINUTE * (1 + 1e-9):  # rounding errors of the sum
+                return full_at - now - MINUTE
+            self._full_at[client] = full_at
             return 0.0
 
+    def __len__(self) -> int:
+        """Number of clients that are remembered."""
+        return len(self._full_at)
 
-class RequestFilter:
-    """ASGI middleware that refuses URLs that the page does not use, and large requests."""
-
-    def __init__(self, app: ASGIApp):
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        app = self.app
-        if scope["type"] == "http":
-            method, path = scope["method"], scope["path"]
-            headers = dict(scope["headers"])
-            size = headers.get(b"content-length", b"0" if method != "POST" else b"")
-            chunked = b"transfer-encoding" in headers  # takes precedence over the stated length
-            if method in ("GET", "HEAD"):
-                known = path in GET_PATHS or path.startswith(GET_PREFIXES)
-            else:
-                known = method == "POST" and path in POST_PATHS
-            if not known:
-                app = PlainTextResponse("Not found.\n", 404)
-            elif chunked or not size.isdigit() or int(size) > MAX_BODY:
-                app = PlainTextResponse(f"A request must state its Content-Length, at most {MAX_BODY:,} bytes.\n", 413)
-        elif scope["type"] != "lifespan":  # the page uses no websockets
-            return
-        await app(scope, receive, send)
+    def _forget_idle(self, now: float) -> None:
+        if now >= self._next_cleanup:
+            self._full_at = {client: full_at for client, full_at in self._full_at.items() if full_at > now}
+            self._next_cleanup = now + MINUTE
