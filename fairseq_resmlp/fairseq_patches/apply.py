@@ -10,8 +10,15 @@ from fairseq_resmlp.fairseq_patches import (
     extensions,
     generation,
     hydra,
+    option_checks,
     progress,
+    resuming,
+    save_directory,
+    tasks,
+    tensorboard,
     training,
+    training_state,
+    validation,
 )
 
 
@@ -23,23 +30,40 @@ def apply_patches() -> None:
     checkpoints.restrict_eval_to_literals()
     data.fix_dropped_last_batch()
     data.fix_batches_after_resume()
-    training.respect_max_update()
+    resuming.resume_with_other_batches()
+    resuming.explain_changed_options()
+    data.explain_unusable_data()
+    data.complete_language_pair()
     training.stop_loader_threads_at_exit()
     checkpoints.write_checkpoints_atomically()
     checkpoints.save_interval_checkpoint_at_epoch_end()
     training.fix_amp_double_unscaling()
     checkpoints.store_inferred_languages()
     generation.fix_diverse_beam_search()
-    generation.refuse_nonfinite_scores()
+    generation.explain_failed_search()
+    generation.explain_large_topk()
     generation.patch_interactive_input()
     generation.fix_replace_unk()
+    tasks.refuse_multilingual_models()
     hydra.register_adagrad_with_hydra()
     hydra.apply_architecture_in_hydra()
     command_line.show_model_options_in_help()
     command_line.allow_bf16_without_tpu()
     training.explain_memory_efficient_adagrad()
+    option_checks.check_options()
+    validation.check_bleu_options()
     command_line.accept_second_copy()
+    command_line.explain_missing_devices()
     command_line.print_input_errors_in_one_line()
     command_line.silence_warnings()
     progress.log_time_left()
+    progress.write_log_file_once()
+    tensorboard.explain_full_disk()
+    training_state.keep_state_with_its_training()
+    training_state.resume_lr_schedule()
+    training_state.leave_finished_training_unchanged()
+    validation.check_best_checkpoint_metric()
     divergence.stop_on_divergence()
+    training_state.resume_after_restore_file()
+    save_directory.check_directory_with_unique_name()
+    save_directory.refuse_second_training()

@@ -1,20 +1,41 @@
 """Patches of reading and writing checkpoints."""
 
-import ast
 import functools
-import os
+import importlib
 import pickle
 import shutil
 import sys
+from types import ModuleType, SimpleNamespace
 
+import torch
 from fairseq import checkpoint_utils, tasks
+from fairseq.dataclass import utils as dataclass_utils
 from fairseq.file_io import PathManager
 from fairseq.trainer import Trainer
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from fairseq_resmlp.checkpoints import checkpoint_file, safe_loading
-from fairseq_resmlp.checkpoints.numpy_globals import ALLOWED_GLOBALS
+from fairseq_resmlp.checkpoints.dictionary_hash import KEY, check_hashes
 from fairseq_resmlp.common.errors import InputError
+from fairseq_resmlp.common.literals import evaluate_literal
+
+# The modules of fairseq that call torch.load, except to receive objects from other processes of a training
+_CALLERS_OF_TORCH_LOAD = (
+    "fairseq.checkpoint_utils",
+    "fairseq.data.codedataset",
+    "fairseq.models.speech_to_text.xm_transformer",
+    "fairseq.models.text_to_speech.vocoder",
+    "fairseq.modules.quantization.pq.em",
+)
+
+
+class _TorchWithSafeLoad(ModuleType):
+    """torch as some modules of fairseq see it. Only its `load` differs, which is `checkpoint_file.load`."""
+
+    load = staticmethod(checkpoint_file.load)
+
+    def __getattr__(self, name):
+        return getattr(torch, name)
 
 
 def patch_checkpoint_loading() -> None:
@@ -23,6 +44,8 @@ def patch_checkpoint_loading() -> None:
     torch 2.6 and later refuse globals that are not on a list, and fairseq's own checkpoints contain some (see
     `ALLOWED_GLOBALS`). A checkpoint that does not fit the model is also reported in one line.
     """
+    for name in _CALLERS_OF_TORCH_LOAD:
+        importlib.import_module(name).torch = _TorchWithSafeLoad("torch")  # type: ignore[attr-defined]
     load_to_cpu, load_in_training = checkpoint_utils.load_checkpoint_to_cpu, Trainer.load_checkpoint
     load_and_build = checkpoint_utils.load_model_ensemble_and_task
 
@@ -39,20 +62,26 @@ def patch_checkpoint_loading() -> None:
 
     @functools.wraps(load_in_training)
     def load_checkpoint(self, filename, *args, **kwargs):
+        def check_dictionaries(state, path):
+            check_hashes(state.get("task_state", {}).get(KEY), self.task.state.state_dict.get(KEY, {}))
+
+        before = checkpoint_file.extra_check.set(check_dictionaries)
         try:
             return load_in_training(self, filename, *args, **kwargs)
+        except InputError as error:
+            raise InputError(str(error) if filename in str(error) else f"{filename}: {error}") from error
         except Exception as error:
             if isinstance(error.__context__, InputError):  # fairseq replaces it with "architectures match"
                 raise InputError(f"{filename}: {error.__context__}") from error
             raise
+        finally:
+            checkpoint_file.extra_check.reset(before)
 
     @functools.wraps(load_and_build)
     def load_model_ensemble_and_task(*args, **kwargs):
         try:
-            # Building a model may also load files that its options name.
-            with safe_loading.weights_only(ALLOWED_GLOBALS):
-                return load_and_build(*args, **kwargs)
-        except pickle.UnpicklingError as error:
+            return load_and_build(*args, **kwargs)
+        except pickle.UnpicklingError as error:  # building a model may also load files that its options name
             reason = safe_loading.reason(error)
             raise InputError(f"a file named in a checkpoint's options is not safe to load: {reason}") from error
 
@@ -67,20 +96,23 @@ def restrict_eval_to_literals() -> None:
     fairseq passes some options to Python's eval, such as a Transformer's adaptive_softmax_cutoff, and reads them from
     the checkpoint. Even a checkpoint that is loaded weights-only could therefore run anything.
     """
-    literals = (ast.Expression, ast.Constant, ast.List, ast.Tuple, ast.Dict, ast.UnaryOp, ast.USub, ast.Load)
-    arithmetic = (ast.BinOp, ast.Add, ast.Mult)  # [(512, 3)] * 20
 
     def evaluate(text):
         if not isinstance(text, str):
             raise TypeError(f"{text!r} is not a string")  # fairseq then uses a default
-        tree = ast.parse(text.strip(), mode="eval")
-        if not all(isinstance(node, literals + arithmetic) for node in ast.walk(tree)):
-            raise InputError(f"the option value {text!r} is not a literal and was not evaluated")
-        return eval(compile(tree, "<option>", "eval"), {"__builtins__": {}})
+        return evaluate_literal(text)
 
     for name, module in list(sys.modules.items()):
         if name.split(".")[0] == "fairseq" and module is not None:
             module.eval = evaluate  # type: ignore[attr-defined]  # shadows the built-in
+
+    read_list = dataclass_utils.eval_str_list  # for options such as --lr, which fairseq evaluates without arithmetic
+
+    @functools.wraps(read_list)
+    def eval_str_list(x, x_type=float):
+        return read_list(evaluate_literal(x) if isinstance(x, str) and x else x, x_type)
+
+    dataclass_utils.eval_str_list = eval_str_list
 
 
 def write_checkpoints_atomically() -> None:
@@ -120,14 +152,15 @@ def save_interval_checkpoint_at_epoch_end() -> None:
 
     @functools.wraps(original)
     def save_checkpoint(cfg, trainer, epoch_itr, val_loss):
-        saved = original(cfg, trainer, epoch_itr, val_loss)
-        updates, interval, suffix = trainer.get_num_updates(), cfg.save_interval_updates, trainer.checkpoint_suffix
-        due = interval > 0 and updates % interval == 0 and epoch_itr.end_of_epoch()
-        last = os.path.join(cfg.save_dir, f"checkpoint_last{suffix}.pt")
-        writes = trainer.should_save_checkpoint_on_current_rank and not (cfg.no_save or cfg.no_last_checkpoints)
-        if due and writes:
-            PathManager.copy(last, os.path.join(cfg.save_dir, f"checkpoint_{epoch_itr.epoch}_{updates}{suffix}.pt"))
-        return saved
+        due = cfg.save_interval_updates > 0 and trainer.get_num_updates() % cfg.save_interval_updates == 0
+        if due and epoch_itr.end_of_epoch():
+            # fairseq writes and deletes it as in the middle of an epoch, and checkpoint_best.pt if this is the best.
+            # checkpoint_last.pt comes last: training that is killed in between writes them all when it resumes.
+            interval_only = OmegaConf.create(OmegaConf.to_container(cfg, enum_to_str=False))
+            interval_only.update({"no_last_checkpoints": True, "keep_best_checkpoints": 0, "keep_last_epochs": -1})
+            inside = SimpleNamespace(epoch=epoch_itr.epoch, state_dict=epoch_itr.state_dict, end_of_epoch=lambda: False)
+            original(interval_only, trainer, inside, val_loss)
+        return original(cfg, trainer, epoch_itr, val_loss)
 
     checkpoint_utils.save_checkpoint = save_checkpoint
 

@@ -3,10 +3,17 @@
 import functools
 import logging
 import os
+import re
 import sys
 import warnings
+from types import TracebackType
+from typing import Any
 
+import torch
 from fairseq import options, utils
+from fairseq.distributed import utils as distributed_utils
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.errors import CompactHydraException
 from torch import distributed
 
 from fairseq_resmlp.common.errors import InputError
@@ -83,25 +90,83 @@ def accept_second_copy() -> None:
 
 def print_input_errors_in_one_line() -> None:
     """Print only the message of errors that users can fix, including full disks and missing files."""
-    original = sys.excepthook
+    excepthook = sys.excepthook
+
+    @functools.wraps(excepthook)
+    def print_error(kind, error, traceback):
+        message = _one_line_message(error, traceback)
+        if message:
+            print(f"error: {message}", file=sys.stderr)
+        else:
+            excepthook(kind, error, traceback)
+
+    sys.excepthook = print_error
+    _print_input_errors_of_hydra_in_one_line()
+
+
+def _print_input_errors_of_hydra_in_one_line() -> None:
+    """Have Hydra, which prints the errors of fairseq-hydra-train itself, print only the message of these errors."""
+    original: Any = vars(JobReturn)["return_value"]
+
+    def return_value(self):
+        error = self._return_value
+        message = _one_line_message(error, error.__traceback__) if self.status == JobStatus.FAILED else None
+        if message:
+            raise _HydraInputError(f"error: {message}") from error
+        return original.fget(self)
+
+    type.__setattr__(JobReturn, "return_value", original.getter(return_value))
+
+
+class _HydraInputError(InputError, CompactHydraException):
+    """An error of which Hydra prints only the message."""
+
+
+def _one_line_message(error: BaseException, traceback: TracebackType | None) -> str | None:
+    """Return the message of an error that users can fix, or None for any other error."""
+    program = os.path.realpath((sys.argv or [""])[0])
+    is_fairseq = os.path.basename(program).startswith("fairseq-") or f"{os.sep}fairseq_cli{os.sep}" in program
+    text = " ".join(str(error).split())
+    # In a program that merely imports the plugin, a missing file may be its own.
+    if isinstance(error, InputError) or (is_fairseq and isinstance(error, OSError)):
+        return text or type(error).__name__
+    if distributed.is_available() and distributed.is_initialized() and "by peer" in text:  # gloo's wording
+        return (
+            "another process of this training has exited; see its output for the cause. Start all processes again to "
+            "resume from the last checkpoint"
+        )
+    # fairseq's own checks of options raise AssertionError, ValueError and others, but name the option. A bare Exception
+    # is raised only for users, and so are errors that name a package to install.
+    is_for_users = type(error) is Exception or re.search(r"(^|[ (`'])--[a-z][a-z-]+|pip install", text)
+    return text if is_fairseq and is_for_users and _is_raised_by_fairseq(traceback) else None
+
+
+def _is_raised_by_fairseq(traceback: TracebackType | None) -> bool:
+    while traceback and traceback.tb_next:
+        traceback = traceback.tb_next
+    module = traceback.tb_frame.f_globals.get("__name__", "") if traceback else ""
+    return module.split(".")[0] in ("fairseq", "fairseq_cli", "__main__")  # __main__: python fairseq_cli/train.py
+
+
+def explain_missing_devices() -> None:
+    """Report in one line that fairseq cannot start the processes of --distributed-world-size without GPUs."""
+    original = distributed_utils.infer_init_method
 
     @functools.wraps(original)
-    def excepthook(kind, error, traceback):
-        program = os.path.realpath((sys.argv or [""])[0])
-        is_fairseq = os.path.basename(program).startswith("fairseq-") or f"{os.sep}fairseq_cli{os.sep}" in program
-        # In a program that merely imports the plugin, a missing file may be its own.
-        if issubclass(kind, InputError) or (is_fairseq and issubclass(kind, OSError)):
-            print(f"error: {str(error) or kind.__name__}", file=sys.stderr)
-        elif distributed.is_available() and distributed.is_initialized() and "by peer" in str(error):  # gloo's wording
-            print(
-                "error: another process of this training has exited; see its output for the cause. Start all processes "
-                "again to resume from the last checkpoint",
-                file=sys.stderr,
-            )
-        else:
-            original(kind, error, traceback)
+    def infer_init_method(cfg, force_distributed=False):
+        try:
+            original(cfg, force_distributed)
+        except (AssertionError, ZeroDivisionError) as error:  # the number of GPUs is asserted, or a divisor
+            if torch.cuda.device_count() >= cfg.distributed_world_size:
+                raise
+            raise InputError(
+                f"--distributed-world-size {cfg.distributed_world_size} with {torch.cuda.device_count()} GPUs: fairseq "
+                "starts one process per GPU; on CPUs, start each process yourself, with --distributed-rank, "
+                "--distributed-init-method tcp://localhost:PORT, --distributed-no-spawn, --distributed-backend gloo "
+                "and --ddp-backend legacy_ddp"
+            ) from error
 
-    sys.excepthook = excepthook
+    distributed_utils.infer_init_method = infer_init_method
 
 
 def silence_warnings() -> None:

@@ -3,12 +3,13 @@
 import functools
 from dataclasses import dataclass, field
 
-from fairseq.dataclass import FairseqDataclass
+from fairseq.dataclass import FairseqDataclass, initialize
 from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_NAME_REGISTRY
 from fairseq.optim import OPTIMIZER_DATACLASS_REGISTRY, OPTIMIZER_REGISTRY
-from fairseq_cli import train
 from hydra.core.config_store import ConfigStore
 from omegaconf import II, open_dict
+
+from fairseq_resmlp.fairseq_patches.replacement import replace_function
 
 
 @dataclass
@@ -36,7 +37,7 @@ def apply_architecture_in_hydra() -> None:
     fairseq derives only the model from the name and fills in the model's defaults, so every name would be
     `resmlp_base`.
     """
-    original = train.add_defaults
+    original = initialize.add_defaults
 
     @functools.wraps(original)
     def add_defaults(cfg):
@@ -46,4 +47,6 @@ def apply_architecture_in_hydra() -> None:
                 ARCH_CONFIG_REGISTRY[arch](cfg.model)  # keeps the values of the configuration file
         original(cfg)
 
-    train.add_defaults = add_defaults
+    # fairseq's commands import it by name. Of the two that call it in a training run of fairseq-hydra-train, the first
+    # determines the options if the plugin is already imported, as in the second job of a sweep.
+    replace_function(original, add_defaults)

@@ -3,38 +3,14 @@
 import atexit
 import contextlib
 import functools
-import logging
 import queue
-import sys
 import weakref
 from typing import Any
 
-from fairseq import checkpoint_utils
 from fairseq.data.iterators import BufferedIterator
 from fairseq.optim import AMPOptimizer, MemoryEfficientFP16Optimizer
 
 from fairseq_resmlp.common.errors import InputError
-
-logger = logging.getLogger(__name__)
-
-
-def respect_max_update() -> None:
-    """Exit without training if --max-update has already been reached.
-
-    Without this, fairseq trains one more update before it checks the limit, and overwrites the last checkpoint.
-    """
-    original = checkpoint_utils.load_checkpoint
-
-    @functools.wraps(original)
-    def load_checkpoint(cfg, trainer, **kwargs):
-        loaded = original(cfg, trainer, **kwargs)
-        limit, updates = trainer.cfg.optimization.max_update, trainer.get_num_updates()
-        if 0 < limit <= updates:
-            logger.info(f"nothing to do: training has completed {updates} updates and --max-update is {limit}")
-            sys.exit(0)
-        return loaded
-
-    checkpoint_utils.load_checkpoint = load_checkpoint
 
 
 def stop_loader_threads_at_exit() -> None:

@@ -363,3 +363,135 @@ def test_contradictory_options_are_rejected_in_one_line(toy, tmp_path, change, m
     assert done.returncode != 0
     assert message in done.stderr.strip().splitlines()[-1]
     assert "Traceback" not in done.stderr
+
+
+def test_shards_translate_disjoint_parts_of_the_set_like_the_whole(trained):
+    parts = [generate(trained, "--max-tokens", "40", "--num-shards", "2", "--shard-id", i).stdout for i in "01"]
+    first, second = (re.findall(r"^[HP]-\d+\t.*$", part, re.M) for part in parts)
+    whole = re.findall(r"^[HP]-\d+\t.*$", generate(trained, "--max-tokens", "40").stdout, re.M)
+    assert first and second and sorted(first + second) == sorted(whole)
+
+
+def test_lines_whose_constraints_cannot_be_met_do_not_stop_the_others(trained):
+    done = run(
+        *("fairseq-interactive", trained / "data-bin", "--user-dir", PLUGIN, "--cpu", "--constraints"),
+        *("-s", "src", "-t", "tgt", "--path", trained / "checkpoints" / "checkpoint_best.pt"),
+        *("--buffer-size", "4", "--batch-size", "4"),
+        stdin=f"w1 w2\t{'w3 ' * 40}\nw4\tw9 w8\nw5\nw6\t\tw7\n",
+    )
+    found = hypotheses(done.stdout)
+    assert sorted(found) == [0, 1, 2, 3]
+    assert "w9 w8" in found[1] and "w7" in found[3]
+    assert (done.stdout + done.stderr).count("contains the 40 tokens of the constraints of a line") == 1
+
+
+# Runs a command of fairseq without the plugin, except for the compiled functions, without which fairseq fails.
+WITHOUT_PLUGIN = """
+import importlib, runpy, sys, types
+for name in ("fairseq_resmlp", "fairseq_resmlp.common", "fairseq_resmlp.common.errors"):
+    sys.modules[name] = types.ModuleType(name)
+sys.modules[name].InputError = ValueError
+runpy.run_path({extensions!r})["supply_missing_extensions"]()
+importlib.import_module("fairseq_cli." + sys.argv.pop(1)).cli_main()
+"""
+
+
+@pytest.mark.slow
+def test_stock_models_train_and_translate_as_without_the_plugin(toy, tmp_path):
+    script = tmp_path / "without_plugin.py"
+    script.write_text(WITHOUT_PLUGIN.format(extensions=str(PLUGIN / "fairseq_patches" / "extensions.py")))
+    weights, translations = [], []
+    for train, translate in (
+        (("python", script, "train"), ("python", script, "generate")),
+        (("fairseq-train", "--user-dir", PLUGIN), ("fairseq-generate", "--user-dir", PLUGIN)),
+    ):
+        directory = tmp_path / f"checkpoints{len(weights)}"
+        run(
+            *(*train, toy / "data-bin", "--arch", "transformer_tiny", "--share-all-embeddings"),
+            *("--optimizer", "adam", "--adam-betas", "(0.9, 0.98)", "--lr", "0.01", "--lr-scheduler", "inverse_sqrt"),
+            *("--warmup-updates", "4", "--criterion", "label_smoothed_cross_entropy", "--label-smoothing", "0.1"),
+            *("--dropout", "0.1", "--max-tokens", "400", "--required-batch-size-multiple", "1", "--max-epoch", "2"),
+            *("--cpu", "--seed", "1", "--num-workers", "0", "--save-dir", directory),
+        )
+        state = torch.load(directory / "checkpoint_last.pt", weights_only=False)
+        weights.append((state["model"], state["last_optimizer_state"]["state"]))
+        done = run(
+            *(*translate, toy / "data-bin", "--path", directory / "checkpoint_best.pt", "--cpu"),
+            *("--required-batch-size-multiple", "1", "--print-alignment", "--nbest", "2"),
+            env={"TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"},  # without the plugin, fairseq cannot load its checkpoints
+        )
+        translations.append(re.findall(r"^[SHPDA]-\d+\t.*$", done.stdout, re.M))
+    (model, optimizer), (model_with_plugin, optimizer_with_plugin) = weights
+    assert model.keys() == model_with_plugin.keys()
+    assert all(torch.equal(value, model_with_plugin[name]) for name, value in model.items())
+    for number, state in optimizer.items():
+        for name, value in state.items():
+            assert torch.equal(torch.as_tensor(value), torch.as_tensor(optimizer_with_plugin[number][name]))
+    assert translations[0] == translations[1] and len(translations[0]) == 21 * (1 + 2 * 4)
+
+
+# What users of fairseq's commands mistype, with a part of the line that they get.
+MISTAKES = {
+    "fairseq-train": [
+        (["--max-tokens", "5"], "sentence 2 of valid has 9 tokens"),
+        (["--max-tokens-valid", "5"], "--max-tokens-valid"),
+        (["--distributed-world-size", "2"], "--distributed-world-size 2 with 0 GPUs"),
+        (["--task", "translation_multi_simple_epoch"], "--lang-pairs is required"),
+        (["--finetune-from-model", "a.pt", "--reset-optimizer"], "--finetune-from-model can not be set together with"),
+        (["--ddp-backend", "fully_sharded"], "pip install fairscale"),
+        (["--optimizer", "adam"], "please reset the optimizer (--reset-optimizer)"),
+        (["-s", "en"], "language en not found in "),
+        (["--valid-subset", "dev"], "Dataset not found: dev"),
+    ],
+    "fairseq-generate": [
+        (["--sampling"], "--sampling requires --nbest to be equal to --beam"),
+        (["--sampling-topk", "4"], "--sampling-topk requires --sampling"),
+        (["--diverse-beam-groups", "3"], "requires --beam to be divisible"),
+        (["--replace-unk", "x"], "--replace-unk requires a raw text dataset"),
+        (["--min-len", "300"], "--min-len 300 is larger than the maximum length"),
+        (["--model-overrides", "{'encoder_layers': 'two'}"], "--encoder-layers 'two' is not a number"),
+        (["--truncate-source", "--model-overrides", "{'encoder_max_positions': 5}"], "--max-source-positions 5"),
+        (["--gen-subset", "tst"], "Dataset not found: tst"),
+    ],
+    "fairseq-interactive": [
+        (["--batch-size", "5"], "--batch-size cannot be larger than --buffer-size"),
+        (["--input", "nowhere.txt"], "nowhere.txt"),
+    ],
+    "fairseq-validate": [
+        (["--task", "translation"], "--max-tokens or --batch-size"),
+        (["--task", "translation", "--max-tokens", "4"], "sentence 2 of valid has 9 tokens"),
+        (["--task", "translation", "--max-tokens", "400", "--valid-subset", "dev"], "Dataset not found: dev"),
+    ],
+    "fairseq-preprocess": [
+        (["-s", "src", "-t", "tgt"], "--trainpref must be set"),
+        (["-s", "src", "-t", "tgt", "--trainpref", "nowhere"], "nowhere.src"),
+    ],
+    "fairseq-hydra-train": [
+        (["dataset.max_tokens=0"], "--max-tokens 0 is less than 1"),
+        (["dataset.max_tokens=5"], "sentence 2 of valid has 9 tokens"),
+        (["checkpoint.best_checkpoint_metric=bleu"], "add --eval-bleu"),
+    ],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", MISTAKES)
+def test_mistakes_of_users_are_reported_in_one_line(trained, tmp_path, command, record_promise):
+    path, plugin = trained / "checkpoints" / "checkpoint_best.pt", ("--user-dir", PLUGIN)
+    for mistake, message in MISTAKES[command]:
+        if command == "fairseq-train":
+            options = [*train_options(trained / "data-bin", trained / "checkpoints"), "--max-epoch", "9", "--no-save"]
+        elif command == "fairseq-hydra-train":
+            places = (f"task.data={trained / 'data-bin'}", f"common.user_dir={PLUGIN}", "common.cpu=true")
+            options = ["--config-dir", ROOT / "examples" / "grammar", "--config-name", "hydra", *places]
+        elif command == "fairseq-preprocess":
+            options = [*plugin, "--destdir", tmp_path]
+        else:
+            options = [trained / "data-bin", *plugin, "--path", path, "--cpu"]
+        done = run(command, *options, *mistake, cwd=tmp_path, check=False)
+        assert done.returncode == 1, (mistake, done.stderr)
+        assert "Traceback" not in done.stdout + done.stderr, mistake
+        errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+        assert len(errors) == 1 and message in errors[0], (mistake, errors)
+    number = sum(map(len, MISTAKES.values()))
+    record_promise("Mistakes in the options of fairseq's commands are reported in one line", f"{number} mistakes")

@@ -121,7 +121,7 @@ def test_incremental_decoding_gives_the_scores_of_the_full_model(hub, sources, a
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_translates_without_nan(hub, sources, alone, dtype, record_promise):
-    """A NaN would raise an error (`refuse_nonfinite_scores`). Some words differ because of rounding."""
+    """A NaN would raise an error (`explain_failed_search`). Some words differ because of rounding."""
     hub.to(dtype)
     try:
         found = search(hub, sources, max_sentences=64)

@@ -143,7 +143,7 @@ def test_lines_end_only_at_line_feeds(tmp_path, buffer_size):
 
 
 def test_other_errors_are_not_reported_as_overflow(hub):
-    with pytest.raises(AssertionError, match="min_len cannot be larger than max_len"):
+    with pytest.raises(InputError, match="--min-len 100 is larger than the maximum length"):
         hub.translate([PLAIN], beam=2, max_len_b=4, min_len=100)
 
 

@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 from fairseq import tasks, utils
+from fairseq.dataclass import utils as dataclass_utils
 from fairseq.file_io import PathManager
 
 from fairseq_resmlp.common.errors import InputError
@@ -14,8 +15,10 @@ from fairseq_resmlp.common.errors import InputError
 def test_options_are_evaluated_as_literals_and_not_as_code(tmp_path):
     assert utils.eval_str_list("[0.9, -0.98]") == [0.9, -0.98]
     assert utils.eval_str_list("[(512, 3)] * 2 + [(1, 2)]", type=tuple) == [(512, 3), (512, 3), (1, 2)]
+    for evaluate in (utils.eval_str_list, dataclass_utils.eval_str_list):
+        assert evaluate("1/100") == [0.01] and evaluate("[1e-3 * 2, 2**-3]") == [0.002, 0.125]
     assert utils.eval_bool("False") is False and utils.eval_bool(None, default=True) is True
-    for code in (f"open({str(tmp_path / 'evidence')!r}, 'w')", "[x for x in (1,)]", "().__class__", "9 ** 9", "f'{1}'"):
+    for code in (f"open({str(tmp_path / 'evidence')!r}, 'w')", "[x for x in (1,)]", "().__class__", "f'{1}'"):
         with pytest.raises(InputError, match="is not a literal and was not evaluated"):
             utils.eval_str_list(code)
     assert not list(tmp_path.iterdir())

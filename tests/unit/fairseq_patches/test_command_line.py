@@ -7,8 +7,17 @@ import sys
 import pytest
 import torch
 from fairseq import options
+from fairseq.data import data_utils
+from fairseq.dataclass.configs import DistributedTrainingConfig
+from fairseq.distributed import utils as distributed_utils
+from fairseq.search import DiverseBeamSearch
+from fairseq.sequence_generator import SequenceGenerator
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.errors import CompactHydraException
 
+from fairseq_resmlp.common.errors import InputError
 from support.commands import run, train_options
+from support.models import make_model, make_task
 from support.paths import PLUGIN, ROOT
 
 
@@ -69,3 +78,60 @@ def test_bf16_training_on_a_cpu_resumes_and_its_checkpoint_translates(toy, tmp_p
         *("--path", tmp_path / "checkpoint_last.pt"),
     )
     assert "Translated 21 sentences" in done.stdout + done.stderr
+
+
+def error_of(function, *args, **kwargs):
+    with pytest.raises(Exception) as raised:
+        function(*args, **kwargs)
+    return raised.value
+
+
+def test_errors_of_fairseq_that_name_an_option_are_printed_in_one_line(monkeypatch, capsys):
+    dictionary = make_task().target_dictionary
+    diverse = DiverseBeamSearch(dictionary, num_groups=2, diversity_strength=0.5)
+    for error, message in (
+        (
+            error_of(SequenceGenerator, [make_model()], dictionary, temperature=0),
+            "--temperature must be greater than 0",
+        ),
+        (error_of(diverse.step, 0, torch.zeros(1, 3, 44), None), "DiverseBeamSearch requires --beam to be divisible"),
+    ):
+        for program, is_one_line in (("/venv/bin/fairseq-generate", True), ("/home/user/my_program.py", False)):
+            monkeypatch.setattr(sys, "argv", [program])
+            sys.excepthook(type(error), error, error.__traceback__)
+            printed = capsys.readouterr().err
+            assert (printed.startswith(f"error: {message}") and printed.count("\n") == 1) == is_one_line
+            assert ("Traceback" in printed) != is_one_line
+
+
+def test_errors_of_other_packages_and_bugs_of_fairseq_keep_their_traceback(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["/venv/bin/fairseq-train"])
+    for error in (error_of(torch.zeros, "--lr"), error_of(data_utils.post_process, None, "letter")):
+        sys.excepthook(type(error), error, error.__traceback__)
+        assert "Traceback" in capsys.readouterr().err
+
+
+def test_hydra_prints_only_the_message_of_an_input_error():
+    failed = JobReturn(overrides=[], status=JobStatus.FAILED)
+    failed.return_value = InputError("--max-tokens 0 is less than 1")
+    error = error_of(lambda: failed.return_value)
+    assert isinstance(error, CompactHydraException) and isinstance(error, InputError)
+    assert str(error) == "error: --max-tokens 0 is less than 1"
+    failed.return_value = KeyError("a bug")
+    assert type(error_of(lambda: failed.return_value)) is KeyError
+    done = JobReturn(status=JobStatus.COMPLETED)
+    done.return_value = 3
+    assert done.return_value == 3
+
+
+def test_training_on_more_processes_than_gpus_is_explained(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    for name in ("SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST"):
+        monkeypatch.delenv(name, raising=False)
+    cfg = DistributedTrainingConfig(distributed_world_size=2, tpu=False, pipeline_model_parallel=False)
+    with pytest.raises(InputError, match=r"--distributed-world-size 2 with 0 GPUs: .* --distributed-backend gloo"):
+        distributed_utils.infer_init_method(cfg)
+    for name, value in (("MASTER_ADDR", "x"), ("MASTER_PORT", "1"), ("WORLD_SIZE", "2"), ("RANK", "0")):
+        monkeypatch.setenv(name, value)  # as torchrun does
+    with pytest.raises(InputError, match="with 0 GPUs"):
+        distributed_utils.infer_init_method(cfg)
