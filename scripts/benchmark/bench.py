@@ -29,7 +29,7 @@ import torch
 import breakdown
 import systems
 import tables
-from fairseq_resmlp.cli.main import OneLineErrors
+from fairseq_resmlp.cli.main import one_line_errors
 from fairseq_resmlp.common.atomic_write import atomic_write
 from fairseq_resmlp.common.environment import available_cores, cpu_info, environment_info
 from fairseq_resmlp.common.errors import InputError
@@ -518,7 +518,15 @@ def results_text(found: dict[str, Any]) -> str:
     return "\n".join([*blocks, *(f"{note}\n" for note in found["notes"]), tables.about(found)])
 
 
-@click.command(cls=OneLineErrors)
+class Benchmark(click.Command):
+    """A command that reports what users can fix in one line."""
+
+    def invoke(self, context: click.Context) -> Any:
+        with one_line_errors():
+            return super().invoke(context)
+
+
+@click.command(cls=Benchmark)
 @click.option("--out", type=click.Path(dir_okay=False), help="JSON file for the results.")
 @click.option(
     "--only",

@@ -7,6 +7,7 @@ inference engine.
 import importlib
 import os
 import tempfile
+from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +20,6 @@ from fairseq.tasks.translation import TranslationTask
 from fairseq.trainer import Trainer
 
 import fairseq_resmlp
-from fairseq_resmlp.checkpoints import checkpoint_file
 from fairseq_resmlp.common.errors import InputError
 from fairseq_resmlp.inference.beam_search import SearchOptions, beam_search
 from fairseq_resmlp.inference.network import Network
@@ -256,7 +256,7 @@ def ctranslate2_search(settings: Settings, length: int, dtype: str) -> Search:
         file, vmap, converted = (os.path.join(directory, name) for name in ("model.pt", "vmap.txt", "converted"))
         torch.save({"args": args, "cfg": None, "model": model.state_dict()}, file)
         write_shortlist(vmap, settings)
-        with checkpoint_file.safe_to_load(file):  # the converter calls torch.load itself
+        with torch.serialization.safe_globals([Namespace]):  # for the converter, which calls torch.load
             ctranslate2.converters.FairseqConverter(file, directory).convert(converted, vmap=vmap)
         translator = ctranslate2.Translator(
             converted, compute_type=dtype, inter_threads=1, intra_threads=settings.threads
