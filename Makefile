@@ -10,7 +10,9 @@ PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 INSTALL := @$(PYTHON) scripts/install.py --venv $(VENV) $(if $(filter file,$(origin PYTHON)),--keep) --extras=
 COMMA := ,
 # torch says so when fairseq is imported, before the plugin can filter it.
-export PYTHONWARNINGS := $(if $(PYTHONWARNINGS),$(PYTHONWARNINGS)$(COMMA))ignore:`torch.jit.script` is deprecated
+FILTER := ignore:`torch.jit.script` is deprecated
+export PYTHONWARNINGS := $(if $(findstring $(FILTER),$(PYTHONWARNINGS)),$(PYTHONWARNINGS),$(if \
+	$(PYTHONWARNINGS),$(PYTHONWARNINGS)$(COMMA))$(FILTER))
 
 .PHONY: help install demo test test-slow test-matrix reliability bench lint format tables build clean
 

@@ -1,4 +1,4 @@
-#!/usr/bin/env bash
+#!/usr/bin/env -S bash -p
 # Train and evaluate every row of a table with several seeds, and compare the rows.
 #
 #   scripts/ablate.sh CORPUS TABLE [--seeds LIST] [--jobs N] [--from DIR] [--out DIR] [-- OPTION...]
@@ -15,13 +15,15 @@
 # Models are written to DIR/TABLE/NAME.SEED, results to DIR/TABLE/results.json. The script can be interrupted at any
 # point and run again. Finished steps are skipped, and training resumes.
 accepts='TABLE --seeds --jobs --from --out --'
-. "$(dirname "$0")/common.sh"
+. "$(dirname -- "$0")/common.sh"
 [ -n "$second" ] || fail "specify a table, such as $(ls "$root"/examples/quality/*.sh | head -n 1)"
 [ -f "$second" ] || fail "table $second not found; see $0 --help"
 table=$(realpath "$second")
 ! grep -q "^against=" "$table" || fail "$table: the variable against was renamed to baseline"
 [ "${jobs:=1}" -ge 1 ] 2> /dev/null || fail "--jobs $jobs is not a positive integer"
-results=$out/$(basename "$table" .sh)
+name=$(basename "$table" .sh)
+check_run_name "table" "$name"
+results=$out/$name
 [[ ${seeds:=1} =~ ^(0|[1-9][0-9]*)(,(0|[1-9][0-9]*))*$ ]] ||
     fail "--seeds $seeds: specify numbers separated by commas, such as 1,2,3"
 IFS=, read -ra seeds <<< "$seeds"

@@ -1,4 +1,4 @@
-#!/usr/bin/env bash
+#!/usr/bin/env -S bash -p
 # Sequence-level distillation (Kim and Rush, 2016, arXiv 1606.07947): translate the training text with a teacher, and
 # replace the references with its translations.
 #
@@ -11,11 +11,12 @@
 #
 # To train and evaluate on the result, pass its directory: scripts/train.sh CORPUS --out runs/CORPUS/distilled
 accepts='--teacher --out --into --'
-. "$(dirname "$0")/common.sh"
+. "$(dirname -- "$0")/common.sh"
 [ -e "$out/data-bin" ] || fail "$out/data-bin not found: run scripts/prepare.sh $corpus first"
 [ -n "$teacher" ] || fail "--teacher is required"
 teacher_sha256=$(sha256_of "$teacher") || fail "--teacher $teacher: specify existing checkpoints, joined by colons"
 into=${into:-$out/distilled}
+[ "$(realpath -m "$into")" != "$(realpath -m "$out")" ] || fail "--into and --out are both $out: choose another --into"
 lock_directory "$into"
 require_same_settings "$into/settings" \
     "$teacher_sha256 $(sha256sum < "$out/pieces/train.$source") $(declare -p beam lenpen options)"

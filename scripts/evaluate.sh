@@ -1,4 +1,4 @@
-#!/usr/bin/env bash
+#!/usr/bin/env -S bash -p
 # Average the last checkpoints, compute the perplexity on the validation set, translate the test sets with beam search,
 # and score the translations.
 #
@@ -13,7 +13,7 @@
 # The translation, scores.txt and scores.json of each test set are written to DIR/NAME/TEST. Results of another model or
 # of other options in that directory are replaced.
 accepts='ARCH --name --out --baseline --'
-. "$(dirname "$0")/common.sh"
+. "$(dirname -- "$0")/common.sh"
 mapfile -t checkpoints < <(
     find "$model/checkpoints" -name 'checkpoint_*_*.pt' 2> /dev/null | sort -V | tail -n "$average"
 )
@@ -48,9 +48,17 @@ for test in $(test_sets); do
     generate=(fairseq-generate "$out/data-bin" --user-dir "$plugin" --path "$mean" --gen-subset "test$number"
         --beam "$beam" --lenpen "$lenpen" --remove-bpe sentencepiece --max-tokens 4000 "${options[@]}")
     made_by="${generate[*]} $(sha256sum < "$mean")"
-    if [ -e "$results" ] && [ "$(cat "$results/made_by")" != "$made_by" ]; then
-        echo "$results is from another model or command: replacing it"
-        rm -rf "$results"
+    if [ -e "$results" ]; then
+        [ -f "$results/made_by" ] || fail "$results was not written by this script: move it, or rename the test set" \
+            "$test in $corpus_dir/corpus.sh"
+        if [ "$(cat "$results/made_by")" != "$made_by" ]; then
+            other=$(find "$results/" -mindepth 1 ! -name "generate-test*.txt" ! -name "translation.$target" \
+                ! -name made_by ! -name scores.txt ! -name scores.json ! -name .fairseq-resmlp)
+            [ -z "$other" ] || fail "$results is from another model or command, but also contains other files: move" \
+                "it, or remove it"
+            echo "$results is from another model or command: replacing it"
+            rm -r "$results"
+        fi
     fi
     translate() {
         run "${generate[@]}" --results-path "$results.part"

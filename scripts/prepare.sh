@@ -1,4 +1,4 @@
-#!/usr/bin/env bash
+#!/usr/bin/env -S bash -p
 # Prepare a corpus: download, extract the raw text, train a SentencePiece model, clean and encode, binarize.
 #
 #   scripts/prepare.sh CORPUS [--from DIR | --mirror URL] [--out DIR]
@@ -11,7 +11,7 @@
 #
 # The script can be interrupted at any point and run again. Finished steps are skipped.
 accepts='--from --mirror --out'
-. "$(dirname "$0")/common.sh"
+. "$(dirname -- "$0")/common.sh"
 lock_directory "$out"
 
 if [ -n "$from" ]; then

@@ -1,4 +1,4 @@
-#!/usr/bin/env bash
+#!/usr/bin/env -S bash -p
 # Run the whole experiment, from raw text to BLEU: prepare.sh, train.sh and evaluate.sh, and distill.sh with --teacher.
 #
 #   scripts/reproduce.sh CORPUS [ARCH] [--teacher FILE[:FILE...]] [--from DIR | --mirror URL] [--out DIR] [-- OPTION...]
@@ -14,7 +14,7 @@
 #
 # The script can be interrupted at any point and run again. Finished steps are skipped.
 accepts='ARCH --teacher --from --mirror --out --'
-. "$(dirname "$0")/common.sh"
+. "$(dirname -- "$0")/common.sh"
 "$root/scripts/prepare.sh" "$corpus_argument" ${from:+--from "$from"} ${mirror:+--mirror "$mirror"} --out "$out"
 if [ -n "$teacher" ]; then
     "$root/scripts/distill.sh" "$corpus_argument" --teacher "$teacher" --out "$out"

@@ -7,7 +7,8 @@
 # Environments are created in .matrix/VERSION and reused.
 set -uo pipefail
 [[ ${1-} == --help ]] && { sed -n '2,/^set/{/^set/d;s/^# \?//p}' "$0"; exit; }
-cd "$(dirname "$0")/.."
+unset -v CDPATH
+cd -- "$(dirname -- "$0")/.."
 tests=(tests/unit tests/robustness/test_untrusted_checkpoints.py tests/robustness/test_text_robustness.py)
 
 failed=0

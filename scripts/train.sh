@@ -1,4 +1,4 @@
-#!/usr/bin/env bash
+#!/usr/bin/env -S bash -p
 # Train a model with the paper's recipe and the settings of the corpus.
 #
 #   scripts/train.sh CORPUS [ARCH] [--name NAME] [--out DIR] [--data DIR] [-- OPTION...]
@@ -16,7 +16,7 @@
 #
 # Run the same command again to resume from the last checkpoint. Several machines need DIR on a shared file system.
 accepts='ARCH --name --out --data --'
-. "$(dirname "$0")/common.sh"
+. "$(dirname -- "$0")/common.sh"
 if [ -z "$data" ]; then
     [ -e "$out/data-bin" ] || fail "$out/data-bin not found: run scripts/prepare.sh $corpus first"
 else
@@ -25,6 +25,11 @@ else
 fi
 text=${data:-$out}
 
+if [ -n "${WORLD_SIZE:-}" ]; then
+    [[ $WORLD_SIZE =~ ^[1-9][0-9]*$ && ${RANK-} =~ ^[0-9]+$ && ${LOCAL_RANK-} =~ ^[0-9]+$ ]] ||
+        fail "WORLD_SIZE is $WORLD_SIZE, but RANK and LOCAL_RANK are not set as by torchrun: unset WORLD_SIZE, or" \
+            "start this script with torchrun"
+fi
 gpus=$(python -c 'import torch; print(torch.cuda.device_count())')
 devices=${WORLD_SIZE:-$((gpus > 0 ? gpus : 1))}
 update_freq=$(((batch_tokens + devices * device_tokens - 1) / (devices * device_tokens)))

@@ -1,12 +1,13 @@
-#!/usr/bin/env bash
+#!/usr/bin/env -S bash -p
 # From raw text to BLEU on the grammar corpus, in a few minutes on a CPU. `make demo` runs this script.
 # Every command is printed before it runs. A second run reuses the output of the first.
 #
 #   examples/grammar/demo.sh [DIR]     DIR is the output directory (default: demo)
-set -euo pipefail
-out=$(realpath -m "${1:-demo}")
-cd "$(dirname "$0")/../.."
+. "$(dirname -- "$0")/../../scripts/environment.sh"
+out=$(realpath -m -- "${1:-demo}")
+cd -- "$(dirname -- "$0")/../.."
 out=${out#"$PWD/"}
+check_path DIR "$out"
 
 run() {
     printf '\n$' >&2

@@ -1,5 +1,7 @@
 """Options and helpers that several commands share."""
 
+import math
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -7,9 +9,60 @@ from typing import Any
 
 import click
 
+from fairseq_resmlp.common.errors import InputError
+from fairseq_resmlp.common.regular_files import check_regular_file
+
 Decorator = Callable[[Callable[..., None]], Callable[..., None]]
 
-existing_file = click.Path(exists=True, dir_okay=False)
+MAX_COUNT = 2**31 - 1  # the largest number that torch and SentencePiece accept everywhere
+MAX_THREADS = 1024
+
+
+class RegularFile(click.Path):
+    """An existing regular file. A pipe is accepted only from the shell, as in `score <(command)`, and if `pipes`."""
+
+    def __init__(self, pipes: bool = False):
+        super().__init__(exists=True, dir_okay=False)
+        self.pipes = pipes
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        path = super().convert(value, param, ctx)
+        # The pipe of a shell has no name of its own: its path leads to /proc/PID/fd/pipe:[NUMBER].
+        if self.pipes and not os.path.exists(os.path.realpath(path)):
+            return path
+        try:
+            check_regular_file(os.fsdecode(path))
+        except InputError as error:
+            self.fail(str(error), param, ctx)
+        return path
+
+
+class Count(click.IntRange):
+    """An integer from `min` to `max`."""
+
+    def __init__(self, min: int = 1, max: int = MAX_COUNT):
+        super().__init__(min=min)  # the help shows no maximum that nobody reaches
+        self.largest = max
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if number > self.largest:
+            self.fail(f"the number exceeds the maximum, {self.largest}.", param, ctx)
+        return number
+
+
+class FiniteFloat(click.FloatRange):
+    """A number in a range that is neither infinite nor NaN."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number.", param, ctx)
+        return number
+
+
+existing_file = RegularFile()
+existing_text = RegularFile(pipes=True)  # for commands that read it once
 existing_directory = click.Path(exists=True, file_okay=False)
 output_file = click.Path(dir_okay=False)
 
@@ -19,7 +72,7 @@ def max_lines_option(default: int) -> Decorator:
     return click.option(
         "--max-lines",
         default=default,
-        type=click.IntRange(min=1),
+        type=Count(),
         show_default=True,
         help="Maximum number of lines; from longer text, evenly spaced lines are used. Memory grows with this number.",
     )
@@ -27,7 +80,7 @@ def max_lines_option(default: int) -> Decorator:
 
 def threads_option() -> Decorator:
     """--threads, the number of threads of torch."""
-    return click.option("--threads", type=click.IntRange(min=1), help="Number of CPU threads (default: all cores).")
+    return click.option("--threads", type=Count(max=MAX_THREADS), help="Number of CPU threads (default: all cores).")
 
 
 def renamed_option(old: str, new: str) -> Decorator:

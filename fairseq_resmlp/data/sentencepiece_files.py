@@ -2,12 +2,15 @@
 
 import contextlib
 import os
+import re
 import resource
+import signal
 import threading
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from functools import lru_cache
 from itertools import islice
 from typing import BinaryIO, NamedTuple, TypeVar
@@ -15,7 +18,7 @@ from typing import BinaryIO, NamedTuple, TypeVar
 import sentencepiece
 import tqdm
 
-from fairseq_resmlp.common.atomic_write import atomic_write
+from fairseq_resmlp.common.atomic_write import atomic_write_all, refuse_overwriting
 from fairseq_resmlp.common.errors import InputError
 from fairseq_resmlp.common.sentencepiece_model import WORD_BOUNDARY, load_sentencepiece
 from fairseq_resmlp.common.unique_names import check_distinct_targets
@@ -56,10 +59,22 @@ def train_sentencepiece(files: Sequence[str], out: BinaryIO, vocab_size: int, ma
             minloglevel=2,
         )
     except RuntimeError as error:
-        # SentencePiece's message begins with a location in its C++ source.
-        reason = str(error).splitlines()[0].split("] ")[-1].strip()
-        raise InputError(f"SentencePiece cannot learn {vocab_size} subwords from this text: {reason}") from error
+        raise InputError(
+            f"SentencePiece cannot learn {vocab_size} subwords from this text: {_training_failure(str(error))}"
+        ) from error
     return -(-total // step)
+
+
+def _training_failure(message: str) -> str:
+    """Return the reason and the remedy of an error of SentencePiece, which names options that spm-train lacks."""
+    if required := re.search(r"smaller than required_chars\. \d+ vs (\d+)", message):
+        return f"Every character of the text needs an entry of the vocabulary; use --vocab-size {required[1]} or more"
+    if largest := re.search(r"Vocabulary size too high .* value <= (\d+)", message):
+        return f"There are too few different words; use --vocab-size {largest[1]} or less, or more text"
+    if "sentences_.empty()" in message or "all_chars_count" in message:
+        return "It has no visible characters, or only lines of more than 4,192 bytes, which SentencePiece skips"
+    # The message begins with a location in SentencePiece's C++ source.
+    return message.splitlines()[0].split("] ")[-1].strip()
 
 
 class SentencePieceEncoder:
@@ -124,21 +139,28 @@ def encode_to_directory(
     Raises:
         InputError: a file would be overwritten; see also `encode_files`
     """
+    targets = encoded_paths(files, out_dir)
+    refuse_overwriting(targets, [*files, model])
     SentencePieceEncoder(model)  # report an error in the model once, before the workers start
-    targets = [os.path.join(out_dir, os.path.basename(file)) for file in files]
-    for file, target in zip(files, targets):
-        if os.path.exists(target) and os.path.samefile(file, target):
-            raise InputError(f"{target} would overwrite its own input: choose another --out-dir")
-    check_distinct_targets(files, targets, "rename one, for example to train.de")
     if cleaning and len(files) != 2:
         raise InputError(f"--clean requires two files, the sides of one text, not {len(files)}")
     groups = [(files, targets)] if cleaning else [([file], [target]) for file, target in zip(files, targets)]
     for sources, outs in groups:
         before = _cpu_seconds()
-        with contextlib.ExitStack() as stack:
-            partial = [stack.enter_context(atomic_write(out)) for out in outs]
+        with atomic_write_all(outs) as partial:
             lines, dropped = encode_files(sources, partial, model, workers, cleaning)
         yield EncodedText(outs, lines, dropped, _cpu_seconds() - before)
+
+
+def encoded_paths(files: Sequence[str], out_dir: str) -> list[str]:
+    """Return the paths to which `encode_to_directory` writes.
+
+    Raises:
+        InputError: two files have the same name
+    """
+    targets = [os.path.join(out_dir, os.path.basename(file)) for file in files]
+    check_distinct_targets(files, targets, "rename one, for example to train.de")
+    return targets
 
 
 def _cpu_seconds() -> float:
@@ -168,16 +190,25 @@ def encode_files(
     with contextlib.ExitStack() as stack:
         sources = [stack.enter_context(open(file, "rb")) for file in files]
         outs = [stack.enter_context(open(target, "wb")) for target in targets]
-        pool = stack.enter_context(ProcessPoolExecutor(workers, initializer=_start, initargs=(model, cleaning)))
+        pool = stack.enter_context(
+            ProcessPoolExecutor(workers, initializer=_start, initargs=(os.getpid(), model, cleaning))
+        )
         size = sum(map(os.path.getsize, files))
         bar = stack.enter_context(tqdm.tqdm(total=size, unit="B", unit_scale=True, desc="encode", disable=None))
         futures = (pool.submit(_encode, files, first, sides) for first, sides in _blocks(files, sources))
-        for sides, kept, reasons in _in_order(futures, ahead=2 * workers):
-            for out, side in zip(outs, sides):
-                out.write(side)
-            written += kept
-            dropped += reasons
-            bar.update(sum(source.tell() for source in sources) - bar.n)
+        try:
+            for sides, kept, reasons in _in_order(futures, ahead=2 * workers):
+                for out, side in zip(outs, sides):
+                    out.write(side)
+                written += kept
+                dropped += reasons
+                bar.update(sum(source.tell() for source in sources) - bar.n)
+        except BrokenProcessPool as error:
+            raise InputError(
+                "a process that encodes was killed, perhaps because memory is short: use fewer --workers"
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
     return written, dropped
 
 
@@ -219,9 +250,10 @@ _encoder: SentencePieceEncoder
 _cleaning: CleaningRules | None
 
 
-def _start(model: str, cleaning: CleaningRules | None) -> None:
+def _start(parent: int, model: str, cleaning: CleaningRules | None) -> None:
     """Initialize a worker process."""
-    threading.Thread(target=_exit_with, args=(os.getppid(),), daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl + C also reaches the parent, which ends its workers
+    threading.Thread(target=_exit_with, args=(parent,), daemon=True).start()
     global _encoder, _cleaning
     _encoder, _cleaning = SentencePieceEncoder(model), cleaning
 

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,7 +18,8 @@ from fairseq_resmlp.model.hub import HubTranslator
 from fairseq_resmlp.model.pruning import prune
 
 BEAM = 4
-MAX_LENGTH = {"max_len_a": 2, "max_len_b": 20}  # tokens of a translation: at most twice those of the source plus 20
+# Tokens of a translation: at most twice those of the source plus 20
+MAX_LENGTH: dict[str, Any] = {"max_len_a": 2, "max_len_b": 20}
 
 
 class AlignedTranslation(NamedTuple):
@@ -76,12 +77,15 @@ class EvaluationSet:
         source, target = (int(np.median([len(side) for side in sides])) for sides in zip(*self.pairs))
         return source, target
 
-    def translate(self, model: nn.Module, **options) -> list[AlignedTranslation]:
-        """Translate the test sentences with beam search and fairseq's generation options."""
+    def translate(self, model: nn.Module) -> list[AlignedTranslation]:
+        """Translate the test sentences with beam search.
+
+        The length is limited to `MAX_LENGTH`, because a damaged model may never predict the end of a sentence.
+        """
         # A copy, because generation folds the Affs.
         translator = HubTranslator(self.cfg, self.task, [copy.deepcopy(model)])
         tokens = [translator.encode(line) for line in self.sources]
-        hypotheses = translator.generate(tokens, beam=BEAM, **options)
+        hypotheses = translator.generate(tokens, beam=BEAM, **MAX_LENGTH)
         found = []
         for line, (best, *_) in zip(self.sources, hypotheses):
             subwords = tokenize_line(translator.apply_bpe(line))  # including those that the dictionary lacks
@@ -121,13 +125,8 @@ class EvaluationSet:
     def prune(
         self, model: nn.Module, weights: Callable[[nn.Module], Iterable[Tensor]], thresholds: Sequence[float]
     ) -> Iterator[PrunedScores]:
-        """Score copies of a model without the small entries of `weights(model)`, for each threshold.
-
-        Translations are limited to `MAX_LENGTH`, because a damaged model may never predict the end of a sentence.
-        """
+        """Score copies of a model without the small entries of `weights(model)`, for each threshold."""
         for threshold in thresholds:
             pruned = copy.deepcopy(model)
             removed = prune(weights(pruned), threshold)
-            yield PrunedScores(
-                threshold, removed, self.bleu(self.translate(pruned, **MAX_LENGTH))[0], self.perplexity(pruned)
-            )
+            yield PrunedScores(threshold, removed, self.bleu(self.translate(pruned))[0], self.perplexity(pruned))

@@ -3,6 +3,7 @@
 import base64
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 from fairseq_resmlp.common.atomic_write import atomic_write
 from fairseq_resmlp.common.errors import InputError
@@ -12,8 +13,14 @@ try:
 except ImportError as error:
     raise InputError("reports require jinja2: pip install 'fairseq-resmlp[report]'") from error
 
-from fairseq_resmlp.evaluation.run_directory import find_runs
-from fairseq_resmlp.report.sections import Log, Section, run_sections, scores_section, to_json, training_section
+from fairseq_resmlp import common
+from fairseq_resmlp.evaluation.run_directory import RunDirectory, find_runs
+from fairseq_resmlp.evaluation.training_log import Curves, read_training_log
+from fairseq_resmlp.report import summary
+from fairseq_resmlp.report.plots import MAX_ALIGNED
+from fairseq_resmlp.report.sections import Log, Section, Table, run_sections, scores_section, to_json, training_section
+
+PALETTE = Path(common.__file__).with_name("palette.css")
 
 
 def build_report(directories: Sequence[str], out: str, sentences: int, with_pruning: bool, log: Log) -> str:
@@ -34,16 +41,26 @@ def build_report(directories: Sequence[str], out: str, sentences: int, with_prun
     """
     runs = find_runs(directories)
     os.makedirs(out, exist_ok=True)
+    curves, no_curves = _read_curves(runs)
     scores = scores_section(runs)
-    sections = [scores, training_section(runs)]
-    table = scores.tables[0]
+    sections = [scores, training_section(curves, no_curves)]
+    final, rows = scores.tables[0], []
     for run in runs:
         log(f"{run.name}: loading")
-        found, rows = run_sections(run, sentences, with_pruning, log)
-        sections += found
-        table.rows += rows
-    order = {run.name: position for position, run in enumerate(runs)}
-    table.rows.sort(key=lambda row: order[row[0]])
+        own, model = [row for row in final.rows if row[0] == run.name], None
+        try:
+            loaded = run.load()
+        except (InputError, OSError) as error:
+            sections.append(Section(f"{run.name}: model", missing=[str(error)]))
+        else:
+            found, measured = run_sections(run, loaded, sentences, with_pruning, log)
+            sections += found
+            own += measured
+            model = loaded[-1]
+        rows.append((own, summary.summary_row(run, curves.get(run.name, {}), model, own)))
+    final.rows = [score for own, _ in rows for score in own]
+    first = Table("summary.table", "One row per run", summary.HEAD, [row for _, row in rows])
+    sections.insert(0, Section("Summary", tables=[first]))
     for section in sections:
         _write_files(out, section)
         for line in section.missing:
@@ -51,6 +68,17 @@ def build_report(directories: Sequence[str], out: str, sentences: int, with_prun
     page = render_page(sections, [run.name for run in runs])
     _write(out, "index.html", page.encode("utf-8", "replace"))
     return os.path.join(out, "index.html")
+
+
+def _read_curves(runs: Sequence[RunDirectory]) -> tuple[dict[str, Curves], list[str]]:
+    """Return the training curves by the name of the run, and the reasons why others are missing."""
+    curves, missing = {}, []
+    for run in runs:
+        try:
+            curves[run.name] = read_training_log(run)
+        except (InputError, OSError) as error:
+            missing.append(f"{run.name}: {error}")
+    return curves, missing
 
 
 def render_page(sections: Sequence[Section], names: Sequence[str]) -> str:
@@ -61,7 +89,9 @@ def render_page(sections: Sequence[Section], names: Sequence[str]) -> str:
     """
     environment = jinja2.Environment(loader=jinja2.PackageLoader(__package__, "templates"), autoescape=True)
     environment.filters["base64"] = lambda data: base64.b64encode(data).decode()
-    return environment.get_template("report.html").render(sections=sections, names=names)
+    palette = PALETTE.read_text(encoding="utf-8")
+    template = environment.get_template("report.html")
+    return template.render(sections=sections, names=names, palette=palette, max_aligned=MAX_ALIGNED)
 
 
 def _write_files(out: str, section: Section) -> None:

@@ -18,6 +18,7 @@ from fairseq_resmlp.common.errors import InputError
 
 try:
     import matplotlib
+    from matplotlib.colors import LinearSegmentedColormap
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator, PercentFormatter
 except ImportError as error:
@@ -39,6 +40,9 @@ STYLE: dict[Any, Any] = {
     "svg.hashsalt": "fairseq-resmlp",  # reproducible files
 }
 WIDTH, HEIGHT = 4.4, 3.6  # inches
+# --negative and --positive of palette.css, on white
+WEIGHTS = LinearSegmentedColormap.from_list("weights", ["#b03a10", "#ffffff", "#0b5394"])
+MAX_ALIGNED = 60  # tokens of a plot, or words of a table, on either side of an alignment
 POSITIONS = (1, 4, 8, 16)  # output positions whose rows of A are plotted
 SUBLAYERS = {"mixing": "mixing", "attention": "cross-attention", "ffn": "feed-forward"}
 Line = tuple[str, Sequence[float], Sequence[float]]  # label, x, y
@@ -90,14 +94,17 @@ def _logarithmic(axes: Any) -> None:
 
 
 def render(figure: Figure) -> dict[str, bytes]:
-    """Return the content of the files of a figure, {"svg": ..., "png": ...}. The bytes are reproducible."""
+    """Return the content of the files of a figure, {"svg": ..., "png": ...}. The bytes are reproducible.
+
+    The background of the SVG is transparent.
+    """
     files = {}
     with matplotlib.rc_context(STYLE):
         figure.draw_without_rendering()
         figure.set_layout_engine(None)  # the layout is done; savefig would repeat it twice per file
         for kind, varying in (("svg", "Date"), ("png", "Software")):
             file = io.BytesIO()
-            figure.savefig(file, format=kind, dpi=110, metadata={varying: None})
+            figure.savefig(file, format=kind, dpi=110, transparent=kind == "svg", metadata={varying: None})
             files[kind] = file.getvalue()
     return files
 
@@ -129,7 +136,7 @@ def interaction_map(layer: str, heads: list[Mixing]) -> Figure:
         if A is None:
             axes.set_visible(False)
             continue
-        image = axes.imshow(A, cmap="PuOr", vmin=-largest, vmax=largest, extent=(*edges, *edges[::-1]))
+        image = axes.imshow(A, cmap=WEIGHTS, vmin=-largest, vmax=largest, extent=(*edges, *edges[::-1]))
         axes.grid(False)
         i, j = np.nonzero(-SMALL * largest > A)
         size = 0.6 * 72 * 2.9 / L / columns  # points, most of a cell
@@ -189,7 +196,7 @@ def offsets_of_heads(layer: str, heads: list[Offsets]) -> Figure:
     first, last = heads[0].offset[[0, -1]]
     largest = np.abs(means).max() or 1.0
     edges = (first - 0.5, last + 0.5, len(heads) + 0.5, 0.5)
-    image = axes.imshow(means, cmap="PuOr", vmin=-largest, vmax=largest, extent=edges, aspect="auto")
+    image = axes.imshow(means, cmap=WEIGHTS, vmin=-largest, vmax=largest, extent=edges, aspect="auto")
     axes.grid(False)
     i, j = np.nonzero(-SMALL * largest > means)
     axes.scatter(j + first, i + 1, 4, "k", marker="_", linewidths=0.5, rasterized=True)
@@ -299,12 +306,18 @@ def pruning(title: str, unit: str, lines: list[Line], logarithmic: bool) -> Figu
 
 @styled
 def alignment(title: str, source: Sequence[str], target: Sequence[str], attention: np.ndarray) -> Figure:
-    """Draw cross-attention as a heatmap, T x S: one row per target token, one column per source token."""
-    T, S = attention.shape
+    """Draw cross-attention as a heatmap: one row per target token, one column per source token.
+
+    Args:
+        source, target: S and T tokens, of which the first `MAX_ALIGNED` are drawn
+        attention: T x S
+    """
+    source, target = source[:MAX_ALIGNED], target[:MAX_ALIGNED]
+    T, S = len(target), len(source)
     figure = Figure(figsize=(max(WIDTH * 0.8, 1.9 + 0.19 * S), max(2.6, 1.5 + 0.19 * T)), layout="constrained")
     axes = figure.add_subplot()
     axes.set_title(title)
-    image = axes.imshow(attention, cmap="Greys", vmin=0, vmax=1, aspect="auto")
+    image = axes.imshow(attention[:T, :S], cmap="Greys", vmin=0, vmax=1, aspect="auto")
     axes.grid(False)
     for tokens, set_ticks, rotation in ((source, axes.set_xticks, 90), (target, axes.set_yticks, 0)):
         labels = [_NOT_XML.sub("\ufffd", token.replace("\u2581", "_")) for token in tokens]

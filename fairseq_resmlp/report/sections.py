@@ -13,17 +13,22 @@ from sacrebleu.metrics import CHRF
 from torch import nn
 
 from fairseq_resmlp.common.errors import InputError
+from fairseq_resmlp.common.regular_files import read_json
 from fairseq_resmlp.evaluation.evaluation_set import BEAM, AlignedTranslation, EvaluationSet, PrunedScores
 from fairseq_resmlp.evaluation.run_directory import RunDirectory
-from fairseq_resmlp.evaluation.training_log import METRICS, read_training_log
+from fairseq_resmlp.evaluation.training_log import METRICS, Curves
+from fairseq_resmlp.inference.translation import MIN_WEIGHT
 from fairseq_resmlp.model.pruning import feed_forward_weights, mixing_weights
 from fairseq_resmlp.report import plots, statistics
+from fairseq_resmlp.report.alignment import AlignmentTable, alignment_table
 from fairseq_resmlp.resmlp import POST_ALPHA
 
 THRESHOLDS = (0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
 SAMPLES = 3  # number of worst and of best translations
 ABOUT = {
-    "scores": "Compare values only if the test set and the signature are the same.",
+    "scores": """
+        Compare values only if the test set and the signature are the same. Values for the first lines of a test set
+        are of translations by this report, with beam {beam} and at most twice as many tokens as the source plus 20.""",
     "mixing": """
         Row i of A contains the weights with which position i reads from every position. The maps show the positions
         that training visited, up to the length of the longest training sentence. By default A starts at zero, and its
@@ -43,12 +48,12 @@ ABOUT = {
     "pruning": """
         Entries smaller than a threshold times the largest entry of their matrix are set to zero, without further
         training. For A, only entries that training visited count toward the share removed. BLEU ({signature}) is
-        measured on the first {lines:,} lines of {test} with beam {beam} and translations of at most twice as many
-        tokens as the source plus 20. Perplexity is measured on {pairs:,} validation pairs. To export a model with a
-        pruned A, use fairseq-resmlp export --prune-mixing THRESHOLD.""",
+        measured on the first {lines:,} lines of {test}, as in the table of scores. Perplexity is measured on {pairs:,}
+        validation pairs. To export a model with a pruned A, use fairseq-resmlp export --prune-mixing THRESHOLD.""",
     "samples": """
-        The worst and the best of {lines:,} test sentences, by sentence chrF. The alignments show the cross-attention of
-        the last decoder layer, averaged over its heads.""",
+        The worst and the best of {lines:,} test sentences, by sentence chrF. The alignments show the attention of each
+        translated word (rows) to the source words (columns) in percent, from the last decoder layer, averaged over its
+        heads. Values below {least:.0f} are omitted, except the largest of a row. The downloads have every token.""",
 }
 Log = Callable[[str], None]
 
@@ -77,12 +82,13 @@ class Table:
 
 @dataclass
 class Sample:
-    """A translation with its sentence chrF and its alignment."""
+    """A translation with its sentence chrF and its alignment, as a table and as a plot."""
 
     title: str
     source: str
     reference: str
     translation: str
+    alignment: AlignmentTable
     plot: Plot
 
 
@@ -97,6 +103,11 @@ class Section:
     plots: list[Plot] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
 
+    @property
+    def has_content(self) -> bool:
+        """Whether there is anything to show except `missing`."""
+        return bool(self.plots or self.samples or any(table.rows for table in self.tables))
+
 
 def scores_section(runs: Sequence[RunDirectory]) -> Section:
     """Tabulate the scores in the `scores.json` files of the runs.
@@ -104,7 +115,7 @@ def scores_section(runs: Sequence[RunDirectory]) -> Section:
     Raises:
         InputError: a file is not an output of fairseq-resmlp score --json
     """
-    section = Section("Scores", ABOUT["scores"])
+    section = Section("Scores", ABOUT["scores"].format(beam=BEAM))
     rows = []
     for run in runs:
         if not run.scores:
@@ -113,27 +124,25 @@ def scores_section(runs: Sequence[RunDirectory]) -> Section:
                 f"{os.path.join(run.path, 'test', 'scores.json')}"
             )
         for path in run.scores:
+            report = read_json(path)
             try:
-                with open(path, encoding="utf-8") as file:
-                    report = json.load(file)
                 test = f"{os.path.basename(os.path.dirname(path))} ({report['lines']:,} lines)"
                 rows += [[run.name, test, s["name"], f"{s['value']:.1f}", s["signature"]] for s in report["scores"]]
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, OverflowError) as error:
                 raise InputError(f"{path} is not an output of fairseq-resmlp score --json: {error!r}") from error
     head = ["run", "test set", "score", "value", "signature"]
-    section.tables.append(Table("scores", "Final scores", head, rows))
+    section.tables.append(Table("scores.table", "Final scores", head, rows))
     return section
 
 
-def training_section(runs: Sequence[RunDirectory]) -> Section:
-    """Plot the training curves of the runs, one plot per metric."""
-    section = Section("Training")
-    curves = {}
-    for run in runs:
-        try:
-            curves[run.name] = read_training_log(run)
-        except InputError as error:
-            section.missing.append(f"{run.name}: {error}")
+def training_section(curves: dict[str, Curves], missing: Sequence[str]) -> Section:
+    """Plot the training curves of the runs, one plot per metric.
+
+    Args:
+        curves: training curves by the name of the run
+        missing: reasons why those of other runs are missing
+    """
+    section = Section("Training", missing=[*missing])
     for metric, (title, unit, logarithmic) in METRICS.items():
         splits = ("train", "valid") if metric in ("loss", "ppl", "bleu") else ("train",)
         lines = {
@@ -155,19 +164,17 @@ def training_section(runs: Sequence[RunDirectory]) -> Section:
 
 
 def run_sections(
-    run: RunDirectory, sentences: int, with_pruning: bool, log: Log
+    run: RunDirectory, loaded: tuple[Any, Any, nn.Module], sentences: int, with_pruning: bool, log: Log
 ) -> tuple[list[Section], list[list[str]]]:
     """Return the sections on one model, and its rows of the table of scores.
 
     Args:
+        loaded: options, task and model, from `RunDirectory.load`
         sentences: maximum number of test and of validation sentences; 0 omits samples and pruning
         with_pruning: measure the effect of pruning, too
         log: called with a line about the progress
     """
-    try:
-        cfg, task, model = run.load()
-    except InputError as error:
-        return [Section(f"{run.name}: model", missing=[str(error)])], []
+    cfg, task, model = loaded
     samples, pruning = Section(f"{run.name}: sample translations"), Section(f"{run.name}: pruning")
     rows: list[list[str]] = []
     median: dict[str, int] = {}
@@ -175,7 +182,7 @@ def run_sections(
         if sentences == 0:
             raise InputError("not requested (--sentences 0)")
         evaluation = EvaluationSet(run, cfg, task, sentences)
-    except InputError as error:
+    except (InputError, OSError) as error:
         samples.missing = pruning.missing = [str(error)]
     else:
         median = dict(zip(("encoder", "decoder"), evaluation.median_lengths))
@@ -295,7 +302,7 @@ def pruning_section(
                 f"BLEU {point.bleu:.1f}, perplexity {point.perplexity:.2f}"
             )
     sizes = {"lines": len(evaluation.sources), "pairs": len(evaluation.pairs)}
-    about = ABOUT["pruning"].format(test=evaluation.test, beam=BEAM, signature=signature, **sizes)
+    about = ABOUT["pruning"].format(test=evaluation.test, signature=signature, **sizes)
     section = Section(f"{run.name}: pruning", about, missing)
     for metric, title, unit in (
         ("bleu", "BLEU", f"BLEU, {len(evaluation.sources):,} test sentences"),
@@ -321,7 +328,9 @@ def samples_section(
 ) -> Section:
     """Show the worst and the best translations by sentence chrF. Empty source lines are skipped."""
     sources, references = evaluation.sources, evaluation.references
-    section = Section(f"{run.name}: sample translations", ABOUT["samples"].format(lines=len(sources)))
+    section = Section(
+        f"{run.name}: sample translations", ABOUT["samples"].format(lines=len(sources), least=100 * MIN_WEIGHT)
+    )
     chrf = CHRF()
     values = [chrf.sentence_score(t.text, [reference]).score for t, reference in zip(translations, references)]
     order = sorted((i for i, source in enumerate(sources) if source.strip()), key=lambda i: values[i])
@@ -330,16 +339,17 @@ def samples_section(
         for number, i in enumerate(chosen, 1):
             translation = translations[i]
             title = f"{kind} {number}: chrF {values[i]:.1f}"
+            alignment = alignment_table(translation)
             figure = plots.alignment(title, translation.source, translation.target, translation.attention)
             numbers = {"chrF": values[i], "line": i + 1, "reference": references[i], **translation._asdict()}
             plot = _plot(run, f"alignment.{kind}.{number}".lower(), figure, numbers)
-            section.samples.append(Sample(title, sources[i], references[i], translation.text, plot))
+            section.samples.append(Sample(title, sources[i], references[i], translation.text, alignment, plot))
     return section
 
 
 def to_json(value: Any) -> bytes:
     """Return JSON of arrays and plain data. Floats have 5 significant digits; non-finite ones become null."""
-    return (json.dumps(_to_plain(value), ensure_ascii=False) + "\n").encode("utf-8", "replace")
+    return (json.dumps(_to_plain(value), ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
 
 
 def _to_plain(value: Any) -> Any:

@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
@@ -100,7 +100,9 @@ class EventStream(Response):
         async with submitted(
             self.model, self.texts, n_best=self.model.beam, alignments=True, on_step=latest.append
         ) as future:
-            await while_connected(asyncio.ensure_future(self._send_events(send, future, latest)), receive)
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            with suppress(ClientGone):  # the status has been sent, so no handler of this error can answer
+                await while_connected(asyncio.ensure_future(self._send_events(send, future, latest)), receive)
 
     async def _send_events(self, send: Send, future: "Future[list[Translation]]", latest: deque[list[str]]) -> None:
         async def send_event(name: str, data: Mapping[str, Any], is_last: bool = False) -> None:
@@ -108,7 +110,6 @@ class EventStream(Response):
             await send({"type": "http.response.body", "body": event.encode(), "more_body": not is_last})
 
         start = time.perf_counter()
-        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         await send_event("start", self.start)
         translations = asyncio.wrap_future(future)
         while not translations.done():

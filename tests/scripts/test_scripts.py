@@ -604,8 +604,9 @@ def test_bleu_is_reported_by_source_length(tmp_path):
 # Files whose appearance triggers the kill, step by step
 MOMENTS = (
     "downloads/training-parallel-commoncrawl.tgz",
-    "raw.part/train.en",
-    "spm.model.part",
+    "raw.part",
+    "raw",
+    "spm.model",
     "pieces.part/train.json",
     "data-bin.part/train.en-de.en.bin",
     "data-bin",

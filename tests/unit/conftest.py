@@ -4,7 +4,6 @@ import pytest
 
 from fairseq_resmlp.inference.translator import Translator
 from fairseq_resmlp.model.export import export_model
-from support.inference import SHORT
 from support.paths import GOLDEN
 
 
@@ -19,5 +18,5 @@ def exported_models(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def translator(exported_models):
-    """A translator with the golden model in float32 and the options `SHORT`."""
-    return Translator.load(str(exported_models / "float32"), options=SHORT)
+    """A translator with the golden model in float32."""
+    return Translator.load(str(exported_models / "float32"))

@@ -98,7 +98,7 @@ def test_spm_encode_refuses_inconsistent_options(tmp_path):
     done = run_command("spm-encode", files[0], "--model", files[1], "--out-dir", tmp_path / "p")
     assert done.exit_code == 1 and done.output == f"Error: {files[1]} is not a SentencePiece model\n"
     done = run_command("spm-encode", files[0], "--model", MODEL, "--out-dir", tmp_path)
-    assert done.exit_code == 1 and "would overwrite its own input: choose another --out-dir" in done.output
+    assert done.exit_code == 1 and "would overwrite its own input: choose another output" in done.output
     assert not (tmp_path / "p").exists() and read_lines(tmp_path / "a") == ["x"]
 
 

@@ -174,5 +174,5 @@ def test_invalid_texts_are_refused_with_the_reason(tmp_path, texts, message):
 
 def test_too_few_distinct_lines_to_hold_out_are_refused(tmp_path):
     (tmp_path / "in").write_text("a\na\nb\n")
-    with pytest.raises(InputError, match=r"train\.en has 2 distinct lines, too few to hold out 5"):
+    with pytest.raises(InputError, match=r"the source of train has 2 distinct lines, too few to hold out 5"):
         extract(tmp_path, tmp_path, ("train", "in", "in"), ("valid", "held-out", "5"))

@@ -3,6 +3,7 @@
 import io
 import os
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -13,11 +14,13 @@ import pytest
 import sentencepiece
 
 from fairseq_resmlp.common.errors import InputError
+from fairseq_resmlp.data import sentencepiece_files
 from fairseq_resmlp.data.sentencepiece_files import (
     BLOCK,
     SentencePieceEncoder,
     _in_order,
     encode_files,
+    encode_to_directory,
     train_sentencepiece,
 )
 from support.files import read_lines, write_files
@@ -121,8 +124,8 @@ def test_workers_exit_if_their_parent_is_killed(tmp_path):
     read_end, write_end = os.pipe()  # reports its end when the last process that inherited it has exited
     process = subprocess.Popen(command, cwd=tmp_path, pass_fds=[write_end], stderr=subprocess.DEVNULL)
     os.close(write_end)
-    part = tmp_path / "p" / "a.part"
-    while not (part.exists() and part.stat().st_size):
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    while len(children.read_text().split()) < 2:
         assert process.poll() is None
         time.sleep(0.01)
     process.kill()
@@ -130,6 +133,7 @@ def test_workers_exit_if_their_parent_is_killed(tmp_path):
     assert select.select([read_end], [], [], 60)[0], "a worker is still running"
     assert os.read(read_end, 1) == b""
     os.close(read_end)
+    assert not os.listdir(tmp_path / "p")
 
 
 # Training
@@ -162,3 +166,42 @@ def test_a_vocabulary_larger_than_the_text_allows_is_refused_in_one_line(tmp_pat
     with pytest.raises(InputError, match="SentencePiece cannot learn 5000 subwords from this text: [A-Z]") as error:
         train_sentencepiece(files, io.BytesIO(), 5000, 10)
     assert "\n" not in str(error.value) and ".cc" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "text, size",
+    [("das alte Haus\n" * 30, 5), ("Ünïcödé ☃ 漢字 текст\n" * 3, 1), ("".join(map(chr, range(0x4E00, 0x4F00))), 99)],
+)
+def test_a_vocabulary_that_is_too_small_is_refused_with_the_least_size_that_works(tmp_path, text, size):
+    files = write_files(tmp_path, a=text)
+    with pytest.raises(InputError, match=r"entry of the vocabulary; use --vocab-size \d+ or more$") as error:
+        train_sentencepiece(files, io.BytesIO(), size, 100)
+    least = int(str(error.value).split()[-3])
+    with pytest.raises(InputError, match=f"use --vocab-size {least} or more$"):
+        train_sentencepiece(files, io.BytesIO(), least - 1, 100)
+    train_sentencepiece(files, model := io.BytesIO(), least, 100)
+    assert len(vocabulary(model)) == least
+
+
+def test_a_vocabulary_that_is_too_large_is_refused_with_the_largest_size_that_works(tmp_path):
+    files = write_files(tmp_path, a="das alte Haus\n" * 30)
+    with pytest.raises(InputError, match=r"use --vocab-size \d+ or less, or more text$") as error:
+        train_sentencepiece(files, io.BytesIO(), 5000, 100)
+    largest = int(str(error.value).split()[-6])
+    train_sentencepiece(files, model := io.BytesIO(), largest, 100)
+    assert len(vocabulary(model)) == largest
+
+
+@pytest.mark.parametrize("text", ["\n\n \n", "\u200b\n", "x" * 5000 + "\n"])
+def test_text_without_usable_lines_is_refused_with_the_reason(tmp_path, text):
+    with pytest.raises(InputError, match="It has no visible characters, or only lines of more than 4,192 bytes"):
+        train_sentencepiece(write_files(tmp_path, a=text), io.BytesIO(), 20, 100)
+
+
+def test_a_worker_that_is_killed_is_reported_in_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(sentencepiece_files, "_start", lambda *args: os.kill(os.getpid(), signal.SIGKILL))
+    (tmp_path / "a").write_text("a\n" * 100)
+    model = str(GOLDEN / "sentencepiece.bpe.model")
+    with pytest.raises(InputError, match="^a process that encodes was killed, .*: use fewer --workers$"):
+        list(encode_to_directory([str(tmp_path / "a")], str(tmp_path / "out"), model, 2))
+    assert not (tmp_path / "out" / "a").exists()

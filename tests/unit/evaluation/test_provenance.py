@@ -103,3 +103,12 @@ def test_everything_is_converted_to_valid_json():
         "1j",
         "ä",
     ]
+
+
+def test_surrogates_of_file_names_and_metadata_are_escaped():
+    """They stand for bytes that are not UTF-8, so that no UTF-8 file could contain them."""
+    values = {"file": "K\udcc3\udca4se", "text": "\ud800", "plain": "\u00e4"}
+    text = to_json(values)
+    text.encode("utf-8")
+    assert json.loads(text) == values
+    assert "\\udcc3" in text and "\u00e4" in text

@@ -1,5 +1,7 @@
 """Run directories are found and named."""
 
+import os
+
 import pytest
 
 from fairseq_resmlp.common.errors import InputError
@@ -20,3 +22,35 @@ def test_runs_are_named_by_the_shortest_distinct_ends_of_their_paths(tmp_path):
 def test_a_directory_without_checkpoint_logs_and_scores_is_rejected(tmp_path):
     with pytest.raises(InputError, match="is not a run directory: it has no checkpoint"):
         find_run(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["model.pt", "dict.en.txt", "sentencepiece.bpe.model"])
+@pytest.mark.parametrize("kind", ["pipe", "directory", "dangling link"])
+def test_files_that_cannot_be_read_are_named_without_opening_them(name, kind, tmp_path):
+    for file in ("model.pt", "dict.en.txt", "dict.de.txt", "sentencepiece.bpe.model"):
+        (tmp_path / file).touch()
+    (tmp_path / name).unlink()
+    if kind == "pipe":
+        os.mkfifo(tmp_path / name)
+    elif kind == "directory":
+        (tmp_path / name).mkdir()
+    else:
+        (tmp_path / name).symlink_to("nowhere")
+    expected = "cannot read .*: No such file" if kind == "dangling link" else f"is a {kind}: specify a regular file"
+    with pytest.raises(InputError, match=f"{name} {expected}" if kind != "dangling link" else expected):
+        find_run(str(tmp_path)).load()
+
+
+def test_an_invalid_sentencepiece_model_is_named(tmp_path):
+    for file in ("model.pt", "dict.en.txt", "dict.de.txt", "sentencepiece.bpe.model"):
+        (tmp_path / file).touch()
+    with pytest.raises(InputError, match="sentencepiece.bpe.model is not a SentencePiece model"):
+        find_run(str(tmp_path)).load()
+
+
+def test_raw_text_that_is_a_pipe_is_refused_without_opening_it(tmp_path):
+    for file in ("train.log", "spm.model", "test.de"):
+        (tmp_path / file).touch()
+    os.mkfifo(tmp_path / "test.en")
+    with pytest.raises(InputError, match="test.en is a pipe: specify a regular file"):
+        find_run(str(tmp_path)).text("test", ("en", "de"))

@@ -1,5 +1,6 @@
 """Training curves are read from text logs and from TensorBoard files."""
 
+import os
 import sys
 
 import pytest
@@ -8,6 +9,8 @@ from fairseq_resmlp.common.errors import InputError
 from fairseq_resmlp.evaluation.run_directory import find_run
 from fairseq_resmlp.evaluation.training_log import read_training_log
 from support.commands import run, train_options
+
+LENGTH = 1_000_000
 
 
 @pytest.mark.parametrize("form", ["json", "simple"])
@@ -66,3 +69,60 @@ def test_without_tensorboard_the_error_names_the_package_to_install(tmp_path, mo
     monkeypatch.setitem(sys.modules, "tensorboard.backend.event_processing.event_accumulator", None)
     with pytest.raises(InputError, match=r"pip install 'fairseq-resmlp\[report\]'"):
         read_training_log(find_run(str(tmp_path)))
+
+
+ODD_LINES = {
+    "updates that are not a number": '{"loss": 1, "num_updates": [1]}',
+    "an infinite number of updates": '{"loss": 1, "num_updates": 1e999}',
+    "a negative number of updates": '{"loss": 1, "num_updates": -5}',
+    "more updates than plots can show": '{"loss": 1, "num_updates": "9999999999999999999999"}',
+    "updates of 5,000 digits": f"epoch 1 | loss 4 | num_updates {'9' * 5000}",
+    "a digit that is not decimal": "epoch 001: 1 / 2 loss=1, num_updates=\u00b2",
+    "a value of 400 digits": f'{{"loss": 1{"0" * 400}, "num_updates": 3}}',
+    "a value that is not a number": "epoch 001: 1 / 2 loss=--..e, num_updates=3",
+    "a value that plots cannot show": '{"loss": 1e300, "ppl": 1e-300, "num_updates": 3}',
+    "deep nesting": "{" + '"a":{' * 100_000,
+    "NUL": "\0" * 1000,
+}
+
+
+@pytest.mark.parametrize("line", ODD_LINES.values(), ids=list(ODD_LINES))
+def test_lines_without_usable_numbers_are_skipped(line, tmp_path):
+    usual = "epoch 001: 10 / 500 loss=9, num_updates=10"
+    (tmp_path / "train.log").write_text(f"{line}\n{usual}\n")
+    assert read_training_log(find_run(str(tmp_path))) == {"train": {"loss": ([10], [9.0])}}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "epoch 001: " + "a" * LENGTH,
+        "epoch 001 | " + "a" * LENGTH,
+        "epoch 001: a=" + "1" * LENGTH + "x",
+        "epoch 001: " + "a=1 " * (LENGTH // 4),
+        "epoch 001: " + "a=1, " * (LENGTH // 5),
+        "epoch " + "1" * LENGTH,
+        "epoch 1" * (LENGTH // 7),
+        "epoch 001" + " " * LENGTH,
+        "{" * LENGTH,
+        '{"' + "a" * LENGTH,
+    ],
+    ids=lambda line: line[:14],
+)
+def test_long_lines_of_any_form_are_read_in_linear_time(line, tmp_path):
+    """With a quadratic search, this would take hours."""
+    (tmp_path / "train.log").write_text(f"{line}\nepoch 001: 10 / 500 loss=9, num_updates=10\n")
+    assert read_training_log(find_run(str(tmp_path)))["train"]["loss"] == ([10], [9.0])
+
+
+@pytest.mark.parametrize("name", ["train.log", "events.out.tfevents.1", "events.out.tfevents.2"])
+def test_a_log_that_is_not_a_regular_file_is_refused_without_opening_it(name, tmp_path):
+    (tmp_path / "events.out.tfevents.1").touch()
+    (tmp_path / "train.log").touch()
+    (tmp_path / name).unlink(missing_ok=True)
+    os.mkfifo(tmp_path / name)
+    run_directory = find_run(str(tmp_path))
+    if name == "train.log":
+        run_directory.events = []
+    with pytest.raises(InputError, match=f"{name} is a pipe: specify a regular file"):
+        read_training_log(run_directory)

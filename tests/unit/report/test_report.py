@@ -1,6 +1,7 @@
 """The report is complete and readable: in a browser, on a phone, on paper and in grayscale."""
 
 import base64
+import io
 import itertools
 import json
 import re
@@ -8,6 +9,7 @@ import shutil
 import sys
 from xml.etree import ElementTree
 
+import matplotlib.image
 import numpy as np
 import pytest
 import torch
@@ -16,10 +18,12 @@ from sacrebleu.metrics import BLEU, CHRF
 
 import fairseq_resmlp.report
 from fairseq_resmlp.cli.main import main
-from fairseq_resmlp.evaluation.evaluation_set import MAX_LENGTH, EvaluationSet
+from fairseq_resmlp.evaluation.evaluation_set import AlignedTranslation, EvaluationSet
 from fairseq_resmlp.evaluation.run_directory import RunDirectory, find_run
 from fairseq_resmlp.report import builder, plots, sections, statistics
+from fairseq_resmlp.report.alignment import alignment_table
 from support.commands import run
+from support.contrast import LOW_CONTRAST
 from support.models import make_model
 from support.paths import ROOT
 from support.run_directories import ARABIC, HOSTILE, MATH, REFERENCES, SOURCES, write_run_directory
@@ -83,10 +87,10 @@ def test_the_page_has_every_section_and_shows_every_plot(open_page):
     page = open_page()
     headings = page.locator("h2").all_inner_texts()
     parts = ["token mixing", "sparsity", "scales", "pruning", "sample translations"]
-    assert headings[:2] == ["Scores", "Training"]
-    assert headings[2:7] == [f"{FIRST}: {part}" for part in parts]
-    assert headings[7:12] == [f"{SECOND}: {part}" for part in parts]
-    assert headings[12:] == ["bare: model"]
+    assert headings[:3] == ["Summary", "Scores", "Training"]
+    assert headings[3:8] == [f"{FIRST}: {part}" for part in parts]
+    assert headings[8:13] == [f"{SECOND}: {part}" for part in parts]
+    assert headings[13:] == ["Missing"]
     images = page.evaluate("[...document.images].map(i => [i.alt, i.naturalWidth, i.getBoundingClientRect().width])")
     assert all(alt and natural > 100 and shown > 100 for alt, natural, shown in images)
     titles = [title for title, *_ in images]
@@ -100,14 +104,14 @@ def test_the_page_has_every_section_and_shows_every_plot(open_page):
 
 def test_the_tables_contain_the_measured_values(report, open_page):
     page = open_page()
-    rows = page.locator("table").first.locator("tbody tr").all_inner_texts()
+    rows = page.locator("table").nth(1).locator("tbody tr").all_inner_texts()
     assert re.search(r"first & last\s+test2016 \(1,000 lines\)\s+sacreBLEU\s+36\.7\s+nrefs:1", rows[0])
     assert re.search(r"test2016 \(1,000 lines\)\s+sacreBLEU\s+37\.7", rows[2])
 
     directory = find_run(str(report / FIRST))
     cfg, task, model = directory.load()
     mixing = statistics.mixings(model)[0]
-    text = page.locator("table").nth(1).inner_text()
+    text = page.locator("table").nth(2).inner_text()
     share = statistics.convolution_share(mixing.visited)
     assert f"all {mixing.L} visited (N = 40)" in text
     assert re.search(rf"encoder layer 1\s+all.*= 40\)\s+{100 * share:.0f}%", text)
@@ -119,10 +123,78 @@ def test_the_tables_contain_the_measured_values(report, open_page):
     # The threshold 0 removes nothing.
     pruned = page.locator("table", has_text="Scores by threshold").first.locator("tbody tr").all_inner_texts()
     assert len(pruned) == 2 * len(sections.THRESHOLDS)
-    limited, _ = evaluation.bleu(evaluation.translate(model, **MAX_LENGTH))
-    assert re.match(rf"A\s+0\s+0%\s+{limited:.1f}\s+{evaluation.perplexity(model):.2f}", pruned[0])
+    assert re.match(rf"A\s+0\s+0%\s+{value:.1f}\s+{evaluation.perplexity(model):.2f}", pruned[0])
     shares = [int(re.search(r"(\d+)%", row)[1]) for row in pruned[: len(sections.THRESHOLDS)]]
     assert shares == sorted(shares) and shares[-1] > 50
+
+
+def test_the_first_table_has_one_row_per_run(report, open_page):
+    """The logs end at update 190, with a validation perplexity of 8."""
+    summary = open_page().locator("table").first
+    assert summary.locator("th").all_inner_texts() == [
+        *("run", "corpus", "parameters", "best validation perplexity", "BLEU", "updates")
+    ]
+    _, _, model = find_run(str(report / FIRST)).load()
+    parameters = f"{sum(p.numel() for p in model.parameters()):,}"
+    assert [row.split("\t") for row in summary.locator("tbody tr").all_inner_texts()] == [
+        [FIRST, "", parameters, "8.00", "36.7, test2016 (1,000 lines)", "190"],
+        [SECOND, "", parameters, "8.00", "37.7, test2016 (1,000 lines)", "190"],
+        ["bare", "", "", "", "", ""],
+    ]
+
+
+def test_alignments_are_tables_of_words_and_cut_at_60(report, open_page):
+    page = open_page()
+    assert page.locator("table.alignment").count() == 12  # three worst and three best translations of two runs
+    sample = page.locator(".sample").filter(has_text=SOURCES[0]).first
+    assert " ".join(sample.locator("th[scope=col]").all_inner_texts()) == SOURCES[0]
+    assert " ".join(sample.locator("th[scope=row]").all_inner_texts()) == sample.locator("dd").nth(2).inner_text()
+
+    source, target = ([f"\u2581{side}{i}" for i in range(70)] + ["</s>"] for side in "st")
+    translation = AlignedTranslation("", source, target, np.eye(71, dtype=np.float32))
+    table = alignment_table(translation)
+    assert table.is_cut and table.columns == [f"s{i}" for i in range(60)]
+    for i, (word, weights) in enumerate(table.rows):
+        assert word == f"t{i}" and weights == [float(i == j) for j in range(60)]
+    assert len(table.rows) == 60
+    axes, *_ = plots.alignment("title", source, target, translation.attention).axes
+    assert axes.images[0].get_array().shape == (60, 60)
+
+
+def test_words_of_several_tokens_sum_their_source_attention_and_average_their_target_attention():
+    attention = np.array([[0.5, 0.25, 0.25, 0], [0.25, 0, 0.75, 0], [0, 0, 0, 1]], dtype=np.float32)
+    translation = AlignedTranslation("", ["\u2581a", "b", "\u2581c", "</s>"], ["\u2581x", "y", "</s>"], attention)
+    table = alignment_table(translation)
+    assert (table.columns, table.rows, table.is_cut) == (["ab", "c"], [("xy", [0.5, 0.5])], False)
+    nothing = AlignedTranslation("", ["</s>"], ["</s>"], np.ones((1, 1), dtype=np.float32))
+    assert alignment_table(nothing).rows == []
+
+
+def test_the_page_has_a_dark_mode(open_page):
+    page = open_page()
+    shown = {}
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        assert page.evaluate(LOW_CONTRAST) == []
+        image = page.locator("figure img").first
+        body, text = (page.evaluate(f"getComputedStyle(document.body).{name}") for name in ("backgroundColor", "color"))
+        shown[scheme] = body, text, image.evaluate("e => getComputedStyle(e).filter")
+        assert average(image.screenshot()) == pytest.approx({"light": 235, "dark": 35}[scheme], abs=30)
+    assert all(light != dark for light, dark in zip(shown["light"], shown["dark"]))
+    page.emulate_media(media="print")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+
+
+def average(png):
+    """Mean value of the pixels of an image, from 0 to 255."""
+    return 255 * matplotlib.image.imread(io.BytesIO(png))[..., :3].mean()
+
+
+def test_the_maps_have_the_colors_of_the_palette():
+    palette = builder.PALETTE.read_text(encoding="utf-8")
+    for value, name in ((-1, "negative"), (1, "positive")):
+        rgb = re.search(rf"--{name}: (\d+), (\d+), (\d+)", palette).groups()
+        assert [round(255 * x) for x in plots.WEIGHTS((value + 1) / 2)[:3]] == [int(x) for x in rgb]
 
 
 def test_text_is_shown_verbatim_and_never_executed(open_page):
@@ -153,7 +225,9 @@ def test_the_samples_are_the_worst_and_the_best_translations_with_alignments(rep
 
 
 def test_missing_parts_are_listed_with_a_remedy(report, open_page):
-    missing = open_page().locator(".missing").all_inner_texts()
+    page = open_page()
+    missing = page.locator(".missing").all_inner_texts()
+    assert page.locator(".missing").count() == page.locator("section:last-of-type .missing").count()
     output = (report / "output.txt").read_text(encoding="utf-8")
     for remedy in (
         "bare has no scores.json: run scripts/evaluate.sh",
@@ -187,7 +261,7 @@ def test_nothing_is_cut_off_in_print(open_page):
 def test_plots_and_their_numbers_can_be_downloaded_from_the_page(report, open_page):
     page = open_page()
     links = page.evaluate("[...document.querySelectorAll('a[download]')].map(a => [a.download, a.href])")
-    assert len(links) == 2 * page.locator("figure").count()
+    assert len(links) == 2 * (page.locator("figure").count() + page.locator(".sample").count())
     for name, address in links:
         content = base64.b64decode(address.split(",", 1)[1])
         assert content == (report / "out" / name).read_bytes()
@@ -328,7 +402,7 @@ def test_errors_are_reported_in_one_line(report, tmp_path):
 
 @pytest.mark.parametrize("package", ["matplotlib", "jinja2"])
 def test_a_missing_package_is_an_error_of_one_line(report, tmp_path, monkeypatch, package):
-    for name in ("plots", "sections", "builder"):  # to import them again
+    for name in ("plots", "alignment", "sections", "builder"):  # to import them again
         monkeypatch.delitem(sys.modules, f"fairseq_resmlp.report.{name}")
         monkeypatch.delattr(fairseq_resmlp.report, name)
     monkeypatch.setitem(sys.modules, package, None)

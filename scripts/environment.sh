@@ -1,0 +1,31 @@
+# Shared by common.sh and examples/grammar/demo.sh: settings that do not depend on what the caller has exported. This
+# file is sourced, not run.
+
+# With -p, Bash ignores exported functions, CDPATH, SHELLOPTS and BASHOPTS.
+[[ $- == *p* ]] || exec bash -p -- "$0" "$@"
+unset -v BASH_COMPAT BASH_ENV ENV GREP_OPTIONS POSIXLY_CORRECT PYTHONINSPECT PYTHONIOENCODING PYTHONSAFEPATH TAR_OPTIONS
+unset -v TMOUT
+set -euo pipefail
+export PYTHONUTF8=1 # paths and text are UTF-8 in every locale
+
+# torch says so when fairseq is imported, before the plugin can filter it.
+filter='ignore:`torch.jit.script` is deprecated'
+[[ ,${PYTHONWARNINGS-}, == *",$filter,"* ]] || export PYTHONWARNINGS="${PYTHONWARNINGS:+$PYTHONWARNINGS,}$filter"
+
+fail() {
+    echo "error: $*" | hide_passwords >&2
+    exit 1
+}
+
+# hide_passwords: copy the input without user names and passwords of URLs.
+hide_passwords() { sed -E 's|//[^[:space:]]*@|//***@|g'; }
+
+# check_path OPTION PATH: fail if fairseq would misread the path.
+check_path() {
+    case $2 in
+        *[[:cntrl:],:]* | *\$\{*)
+            fail "$1 $(printf %q "$2"): choose a path without commas, colons, \${ and control characters, which" \
+                "fairseq would misread"
+            ;;
+    esac
+}
