@@ -1,6 +1,7 @@
 """Reading lines of text, whatever bytes they contain."""
 
 import logging
+import sys
 from collections.abc import Iterator
 
 from fairseq_resmlp.common.compression import open_decompressed
@@ -38,7 +39,7 @@ def read_lines(path: str, buffer_size: int) -> Iterator[list[str]]:
 
 def _read_bytes(path: str) -> Iterator[bytes]:
     try:
-        with open(0, "rb", closefd=False) if path == "-" else open_decompressed(path) as file:
+        with open(sys.stdin.fileno(), "rb", closefd=False) if path == "-" else open_decompressed(path) as file:
             yield from file
     except OSError as error:
         raise InputError(f"cannot read {'standard input' if path == '-' else path}: {error.strerror}") from error

@@ -216,7 +216,7 @@ def test_a_document_that_decompresses_to_too_much_is_refused(tmp_path, monkeypat
 @pytest.mark.parametrize(
     "content, message",
     [
-        (gzip.compress(b"a"), "is compressed with gzip: rename it to NAME.gz"),
+        (gzip.compress(b"a", mtime=0), "is compressed with gzip: rename it to NAME.gz"),
         (b"PK\x03\x04\0", "is a ZIP archive or an office document"),
         (b"%PDF-1.7", "is a PDF document"),
         ("ab".encode("utf-16"), "is UTF-16: convert it to UTF-8"),

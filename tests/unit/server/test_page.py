@@ -83,7 +83,8 @@ def visited(browser, server):
 
 def test_the_page_is_readable_in_light_and_dark_wide_and_narrow(visited):
     page = visited.page
-    visited.translate(f"{WOMEN}\u4e2d")
+    visited.translate(WOMEN.replace("book", "\u4e2d"))
+    assert page.locator(".panel .notice, .alignment, .best").count() == 3
     if page.locator("canvas").count() == 0:
         page.click("#maps summary")
         page.wait_for_selector("canvas")
