@@ -81,7 +81,8 @@ RESUMED = {
 }
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name == "patience" else slow) for name in RESUMED])
+@slow
+@pytest.mark.parametrize("name", RESUMED)
 def test_a_killed_training_ends_like_an_undisturbed_one(data, tmp_path, name, record_promise):
     train(data, tmp_path / "undisturbed", FEW, *RESUMED[name])
     for update in (9, 16, 23):
@@ -95,6 +96,7 @@ def test_a_killed_training_ends_like_an_undisturbed_one(data, tmp_path, name, re
     )
 
 
+@slow
 def test_patience_continues_if_it_is_raised_and_from_checkpoints_without_a_count(data, tmp_path):
     train(data, tmp_path, FEW, *CONSTANT, patience=1)
     assert final_state(tmp_path)["early_stopping"]["num_runs"] == 1
@@ -108,6 +110,7 @@ def test_patience_continues_if_it_is_raised_and_from_checkpoints_without_a_count
     assert final_state(tmp_path)["train_iterator"]["epoch"] == 6
 
 
+@slow
 def test_a_second_training_in_the_process_starts_without_the_state_of_the_first(data, tmp_path, record_promise):
     """As in a sweep of fairseq-hydra-train: best loss, patience, TensorBoard and log files."""
     learning = ("--max-epoch", "2", "--tensorboard-logdir", "{}/tensorboard", "--log-file", "{}/log")
@@ -159,7 +162,7 @@ KEPT = {  # options, updates with a checkpoint, other checkpoints; two epochs of
 }
 
 
-@pytest.mark.parametrize("name", KEPT)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name == "one" else slow) for name in KEPT])
 def test_interval_checkpoints_at_the_end_of_an_epoch_follow_the_other_options(data, tmp_path, name, record_promise):
     options, kept, others = KEPT[name]
     train(data, tmp_path, "--max-epoch", "2", save_interval_updates=7, **options)
@@ -181,11 +184,13 @@ def test_interval_checkpoints_at_the_end_of_an_epoch_follow_the_other_options(da
     )
 
 
+@slow
 def test_the_best_checkpoints_are_kept_in_the_asked_number(data, tmp_path):
     train(data, tmp_path, "--max-epoch", "4", FEW, save_interval_updates=7, keep_best_checkpoints=2)
     assert len(list(tmp_path.glob("checkpoint.best_loss_*.pt"))) == 2
 
 
+@slow
 def test_a_killed_training_that_began_with_restore_file_continues_from_its_own_checkpoint(data, tmp_path, caplog):
     train(data, tmp_path / "first", FEW, "--max-update", "3")
     resets = dict(reset_optimizer=True, reset_lr_scheduler=True, reset_meters=True, reset_dataloader=True)
@@ -204,6 +209,7 @@ def test_a_killed_training_that_began_with_restore_file_continues_from_its_own_c
     assert contents(tmp_path / "killed") == before  # finished
 
 
+@slow
 def test_another_restore_file_than_the_one_it_began_with_is_used(data, tmp_path, caplog):
     """For example to go back to the best checkpoint of the same directory."""
     train(data, tmp_path, "--max-epoch", "2")
@@ -309,6 +315,7 @@ def test_two_jobs_of_a_sweep_cannot_have_the_same_directory(tmp_path, monkeypatc
         save_directory.lock_directory(str(tmp_path))
 
 
+@slow
 def test_a_full_disk_below_tensorboard_logdir_is_reported_with_the_file(data, tmp_path, capfd):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

@@ -257,7 +257,8 @@ def test_a_bfloat16_model_and_autocast_are_close_to_float32():
 
 
 @pytest.mark.parametrize("tied", [False, True])
-def test_distributed_data_parallel_includes_the_weight_used_outside_its_forward(tied, tmp_path):
+def test_distributed_data_parallel_includes_the_weight_used_outside_its_forward(tied, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # torch replaces it and does not restore it
     model, sample, (_, fused) = make_model(share_all_embeddings=tied), batch(), both()
     expected = gradients(model, fused(model, sample)[0])
     torch.distributed.init_process_group("gloo", f"file://{tmp_path}/store", rank=0, world_size=1)

@@ -46,7 +46,7 @@ print("bypassed:", *sorted(".".join(place) for place, value in places.items() if
 """
 
 
-@pytest.mark.parametrize("order", ["first", "last"])
+@pytest.mark.parametrize("order", [pytest.param("first", marks=pytest.mark.slow), "last"])
 def test_no_command_of_fairseq_bypasses_a_patch(tmp_path, order, record_promise):
     """A command that imports a function by name keeps the original if it is imported before the plugin."""
     (tmp_path / "bypassed.py").write_text(BYPASSED)

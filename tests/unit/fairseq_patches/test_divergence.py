@@ -110,7 +110,7 @@ def test_validation_is_judged_in_bits_per_token_and_not_without_them():
     detector = DivergenceDetector(8000)
     task, cfg = (
         SimpleNamespace(divergence_detector=detector),
-        OmegaConf.create({"checkpoint": {"best_checkpoint_metric": "loss"}}),
+        OmegaConf.create({"checkpoint": {"best_checkpoint_metric": "loss", "maximize_best_checkpoint_metric": False}}),
     )
     trainer = SimpleNamespace(task=task, get_num_updates=lambda: 1, get_criterion=lambda: None)
     for stats, judged, jump in (
@@ -125,6 +125,7 @@ def test_validation_is_judged_in_bits_per_token_and_not_without_them():
     assert detector.jump is None
 
 
+@pytest.mark.slow
 def test_a_spike_at_a_checkpoint_loses_nothing(toy, tmp_path, monkeypatch):
     """Training cannot know whether the loss recovers: the checkpoint has another name until it does."""
     spike, saved = {2}, []

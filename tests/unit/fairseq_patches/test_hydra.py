@@ -24,9 +24,8 @@ PROGRAMS = {
 }
 
 
-@pytest.mark.parametrize(
-    "program", [pytest.param(name, marks=() if name == "command" else pytest.mark.slow) for name in PROGRAMS]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("program", PROGRAMS)
 def test_every_job_of_a_sweep_trains_the_model_that_the_configuration_names(toy, tmp_path, program):
     command = PROGRAMS[program]
     if command[0] == "-c":
@@ -51,6 +50,7 @@ def test_every_job_of_a_sweep_trains_the_model_that_the_configuration_names(toy,
     assert len(set(re.findall(r"num\. shared model params: ([\d,]+)", log))) <= 1
 
 
+@pytest.mark.slow
 def test_finished_jobs_of_a_sweep_do_not_end_the_others(toy, tmp_path):
     """Run again with more updates, only one of two jobs is finished."""
     command = [
