@@ -212,6 +212,10 @@ def _check_search(values: Mapping[str, Any]) -> None:
     selected += [name for name in ("diverse_beam_groups", "diversity_rate") if (values.get(name) or 0) > 0]
     if len(selected) > 1:
         raise InputError(f"{' and '.join(map(option_name, selected))} cannot be combined: use one of them")
+    if values.get("sampling") and "path" in values and values["nbest"] != values["beam"]:  # not --eval-bleu-args
+        raise InputError("--sampling requires --nbest to be equal to --beam, the number of samples")
+    if values.get("replace_unk") is not None and values.get("print_alignment") is None:
+        raise InputError("--replace-unk requires --print-alignment, which finds the source word of a translated word")
     if values.get("constraints") and "buffer_size" not in values:
         raise InputError("--constraints is not supported by this command: use fairseq-interactive")
     if values.get("constraints") and values.get("print_alignment"):

@@ -447,7 +447,7 @@ MISTAKES = {
         (["--sampling"], "--sampling requires --nbest to be equal to --beam"),
         (["--sampling-topk", "4"], "--sampling-topk requires --sampling"),
         (["--diverse-beam-groups", "3"], "requires --beam to be divisible"),
-        (["--replace-unk", "x"], "--replace-unk requires a raw text dataset"),
+        (["--replace-unk", "x", "--print-alignment"], "--replace-unk requires a raw text dataset"),
         (["--min-len", "300"], "--min-len 300 is larger than the maximum length"),
         (["--model-overrides", "{'encoder_layers': 'two'}"], "--encoder-layers 'two' is not a number"),
         (["--truncate-source", "--model-overrides", "{'encoder_max_positions': 5}"], "--max-source-positions 5"),

@@ -48,7 +48,12 @@ def test_impossible_training_options_are_refused(arguments, message):
         (["--lenpen", "1e4"], "--lenpen is out of range: use at most 100"),
         (["--max-len-b", "9" * 400], "--max-len-b is out of range: use at most 1e"),
         (["--prefix-size", "-1"], "--prefix-size -1 is less than 0"),
-        (["--sampling", "--diverse-beam-groups", "5"], "--sampling and --diverse-beam-groups cannot be combined"),
+        (
+            ["--sampling", "--nbest", "5", "--diverse-beam-groups", "5"],
+            "--sampling and --diverse-beam-groups cannot",
+        ),
+        (["--sampling", "--nbest", "2"], "--sampling requires --nbest to be equal to --beam"),
+        (["--replace-unk", ""], "--replace-unk requires --print-alignment"),
         (["--constraints"], "--constraints is not supported by this command: use fairseq-interactive"),
         (["--model-overrides", "[1]"], r"--model-overrides is not a Python dictionary .*: \[1\]"),
         (["--remove-bpe", "spm"], "--remove-bpe spm is not supported: use one of sentencepiece"),
