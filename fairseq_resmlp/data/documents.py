@@ -97,21 +97,20 @@ def read_table_pairs(
         lines: its content
         kind: tsv or csv
         languages: source and target language
-        columns: names in the first line, or numbers from 1 if the table has no header. "": the language in .csv, the
-            first and the second column in .tsv
+        columns: names in the first line, or numbers from 1 if the table has no header. "": the language, or the first
+            and the second column of a .tsv whose first line does not name both languages
 
     Raises:
         InputError: the table is not of this type, has no such columns, or a row lacks one of them
     """
-    source, target = (
-        column or (language if kind == "csv" else number)
-        for column, language, number in zip(columns, languages, ("1", "2"))
-    )
-    if source == target:
-        raise InputError(f"both sides are column {source} of {path}: specify different columns")
     decoded = _decode(path, lines)
     first = next(decoded, "")
     texts = itertools.chain([first], decoded)
+    is_named = kind == "csv" or set(languages) <= set(first.rstrip("\r\n").split("\t"))
+    defaults = languages if is_named else ("1", "2")
+    source, target = (column or default for column, default in zip(columns, defaults))
+    if source == target:
+        raise InputError(f"both sides are column {source} of {path}: specify different columns")
     rows = (
         (line.rstrip("\r\n").split("\t") for line in texts)
         if kind == "tsv"

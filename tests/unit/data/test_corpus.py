@@ -208,6 +208,7 @@ XLIFF_2 = """<xliff version="2.0" srcLang="de" trgLang="en" xmlns="urn:oasis:nam
         ("a.tsv", "A man.\tEin Mann.\n\nTwo\tZwei & drei\t0.9\r\n", ":{1,2}"),
         ("a.tsv.gz", "x\tde\ten\nx\tEin Mann.\tA man.\n\tZwei & drei\tTwo", ":{en,de}"),
         ("a.tsv", "A man.\tEin Mann.\nTwo\tZwei & drei\n", ""),
+        ("a.tsv", "de\ten\nEin Mann.\tA man.\nZwei & drei\tTwo\n", ""),
         ("a.csv.bz2", '\ufeffde;id;en\n"Ein\r\n Mann.";1;A man.\nZwei & drei;2;Two\n', ""),
         ("a.csv", '1,"A man.","Ein Mann."\n2,Two,"Zwei & drei"\n', ":{2,3}"),
         ("a.tmx", TMX, ":{en,de}"),
