@@ -73,9 +73,11 @@ raw=$out/raw pieces=$out/pieces
         --model "$out/spm.model" --vocab-size "$vocab_size"
 
 step "$corpus 4/5: clean and encode"
+join=()
+[ "$join_share" = 0 ] || join=(--join-share "$join_share")
 encode() {
     run fairseq-resmlp spm-encode "$raw/train.$source" "$raw/train.$target" --model "$out/spm.model" \
-        --out-dir "$pieces.part" --clean --join-share "$join_share" --report "$pieces.part/train.json"
+        --out-dir "$pieces.part" --clean "${join[@]}" --report "$pieces.part/train.json"
     # Validation and test sets are never cleaned.
     local files=()
     for split in valid $(test_sets); do files+=("$raw/$split.$source" "$raw/$split.$target"); done
