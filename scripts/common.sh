@@ -197,3 +197,4 @@ if ! environment_is_complete; then
     export PATH=$root/.venv/bin:$PATH
     environment_is_complete || make -C "$root" --no-print-directory install EXTRAS=reproduce
 fi
+[[ " $accepts " == *" --jobs "* ]] || share_cores 1 # with --jobs, the cores are shared later

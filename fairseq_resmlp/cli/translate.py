@@ -7,8 +7,8 @@ import click
 
 from fairseq_resmlp.cli.options import Count, existing_directory, threads_option
 from fairseq_resmlp.common.atomic_write import refuse_overwriting
-from fairseq_resmlp.common.environment import available_cores
 from fairseq_resmlp.common.errors import InputError
+from fairseq_resmlp.common.threads import default_threads
 
 DTYPES = click.Choice(["int8", "float32", "float16"])
 
@@ -110,7 +110,7 @@ def translate(
     check_device(device)
     translator = Translator.load(
         model,
-        threads=threads or available_cores(),
+        threads=threads or default_threads(),
         device=device,
         dtype=dtype,
         max_batch=batch_size,
