@@ -27,8 +27,7 @@ results=$out/$name
 [[ ${seeds:=1} =~ ^(0|[1-9][0-9]*)(,(0|[1-9][0-9]*))*$ ]] ||
     fail "--seeds $seeds: specify numbers separated by commas, such as 1,2,3"
 IFS=, read -ra seeds <<< "$seeds"
-cores=$(nproc)
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > jobs ? cores / jobs : 1))}
+share_cores "$jobs"
 "$root/scripts/prepare.sh" "$corpus_argument" ${from:+--from "$from"} --out "$out"
 
 lock_directory "$results"

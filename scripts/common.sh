@@ -200,3 +200,4 @@ if ! environment_is_complete; then
     activate="source $(printf %q "$root/.venv/bin/activate")"
     environment_is_complete || make -C "$root" --no-print-directory install EXTRAS=reproduce
 fi
+[[ " $accepts " == *" --jobs "* ]] || share_cores 1 # with --jobs, the cores are shared later

@@ -7,6 +7,7 @@ unset -v BASH_COMPAT BASH_ENV ENV GREP_OPTIONS POSIXLY_CORRECT PYTHONINSPECT PYT
 unset -v TMOUT
 set -euo pipefail
 export PYTHONUTF8=1 # paths and text are UTF-8 in every locale
+export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE} # see docs/performance.md, "Threads"
 
 # torch says so when fairseq is imported, before the plugin can filter it.
 filter='ignore:`torch.jit.script` is deprecated'
@@ -19,6 +20,14 @@ fail() {
 
 # hide_passwords: copy the input without user names and passwords of URLs.
 hide_passwords() { sed -E 's|//[^[:space:]]*@|//***@|g'; }
+
+# share_cores JOBS: unless the caller has set OMP_NUM_THREADS, set it to the number of cores for each of JOBS processes.
+share_cores() {
+    local cores
+    [ -z "${OMP_NUM_THREADS:-}" ] || return 0
+    cores=$(python -c 'from fairseq_resmlp.common.threads import available_cores; print(available_cores())')
+    export OMP_NUM_THREADS=$((cores > $1 ? cores / $1 : 1))
+}
 
 # check_path OPTION PATH: fail if fairseq would misread the path.
 check_path() {

@@ -20,6 +20,7 @@ as paths or glob patterns relative to the root of the repository:
     speed FILE             speed ratios, from benchmark/bench.py
     breakdown FILE         where the time goes, from benchmark/bench.py
     measured FILE          timings of alternatives, from benchmark/alternatives.py
+    threads FILE           time by number of threads and waiting policy, from benchmark/threads.py
     report FILE            table of fairseq-resmlp report
     text FILE              contents of a text file
 """
@@ -346,6 +347,33 @@ def lengths(files) -> str:
     return table(head, rows) + caption(about)
 
 
+def threads(files) -> str:
+    """Return wall and CPU seconds of each command, alone and beside busy processes."""
+    found = read_json(files[0])
+    settings, machine = found["settings"], found["machine"]
+
+    def cells(run):
+        if run["wall"] < settings["limit"]:
+            return [f"{run['wall']:.1f}", f"{run['cpu']:.1f}", f"{run['others']:.1f}"]
+        return [f"over {settings['limit']:.0f}", "–", f"{run['others']:.1f}"]
+
+    rows = [
+        [row["command"], row["threads"], row["policy"] or "–", *cells(row["alone"]), *cells(row["beside"])]
+        for row in found["rows"]
+    ]
+    head = ["command", "threads", "waiting"]
+    head += [f"{place}: {what}" for place in ("alone", "beside") for what in ("wall (s)", "CPU (s)", "others")]
+    most = max(row["alone"]["others"] for row in found["rows"])
+    idle = "" if most < 0.1 else f" The machine was not idle: others of alone reaches {most:.1f}."
+    about = (
+        f"{settings['lines']:,} lines, {settings['updates']} updates. Beside: next to {settings['neighbours']} busy "
+        f"process(es). Others: cores that all other processes of the machine kept busy on average.{idle} Commands were "
+        f"ended after {settings['limit']:.0f} s. {machine['cpu']}, {machine['cpus']} cores, torch "
+        f"{found['versions']['torch']}, {found['date'][:10]}, {settings['repeats']} run(s) each."
+    )
+    return table(head, rows) + caption(about)
+
+
 def report(files) -> str:
     found = read_json(files[0])
     return table(found["head"], found["rows"])
@@ -380,6 +408,7 @@ MAKE = {
     "speed": speed,
     "breakdown": breakdown,
     "measured": measured,
+    "threads": threads,
     "report": report,
     "text": text,
 }

@@ -39,6 +39,7 @@ train_and_translate() {
     run_line "grep ^H- $dir/generate-test.txt | sed s/^H-// | sort -n | cut -f3 > $dir/test.hyp.de"
 }
 
+share_cores 1
 mkdir -p "$out"
 if [ ! -d "$out/data-bin" ]; then
     run python examples/grammar/make_corpus.py "$out/raw"

@@ -5,7 +5,6 @@ import json
 import click
 
 from fairseq_resmlp.cli.options import (
-    MAX_THREADS,
     Count,
     FiniteFloat,
     existing_file,
@@ -14,8 +13,8 @@ from fairseq_resmlp.cli.options import (
     renamed_option,
 )
 from fairseq_resmlp.common.atomic_write import atomic_write, open_output, refuse_overwriting
-from fairseq_resmlp.common.environment import available_cores
 from fairseq_resmlp.common.errors import InputError
+from fairseq_resmlp.common.threads import MAX_THREADS, available_cores
 
 
 def _in_groups(words: tuple[str, ...], size: int, names: str) -> list[tuple[str, ...]]:

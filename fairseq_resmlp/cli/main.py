@@ -13,6 +13,7 @@ import click
 from fairseq_resmlp import __version__
 from fairseq_resmlp.cli import data, environment, evaluation, export, server, training, translate
 from fairseq_resmlp.common.errors import InputError
+from fairseq_resmlp.common.threads import set_thread_environment
 
 RENAMED = {
     "collect": "collect was renamed to extract",
@@ -34,6 +35,7 @@ class CommandGroup(click.Group):
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         open_closed_streams()
+        set_thread_environment()
         return super().main(*args, **kwargs)
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:

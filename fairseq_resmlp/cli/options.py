@@ -11,11 +11,11 @@ import click
 
 from fairseq_resmlp.common.errors import InputError
 from fairseq_resmlp.common.regular_files import check_regular_file
+from fairseq_resmlp.common.threads import MAX_THREADS
 
 Decorator = Callable[[Callable[..., None]], Callable[..., None]]
 
 MAX_COUNT = 2**31 - 1  # the largest number that torch and SentencePiece accept everywhere
-MAX_THREADS = 1024
 
 
 class RegularFile(click.Path):
@@ -80,7 +80,11 @@ def max_lines_option(default: int) -> Decorator:
 
 def threads_option() -> Decorator:
     """--threads, the number of threads of torch."""
-    return click.option("--threads", type=Count(max=MAX_THREADS), help="Number of CPU threads (default: all cores).")
+    return click.option(
+        "--threads",
+        type=Count(max=MAX_THREADS),
+        help="Number of CPU threads (default: OMP_NUM_THREADS, else all available cores).",
+    )
 
 
 def renamed_option(old: str, new: str) -> Decorator:

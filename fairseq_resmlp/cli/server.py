@@ -10,8 +10,8 @@ import click
 
 from fairseq_resmlp.cli.exported_models import exported_model
 from fairseq_resmlp.cli.options import Count, existing_file, threads_option
-from fairseq_resmlp.common.environment import available_cores
 from fairseq_resmlp.common.errors import InputError
+from fairseq_resmlp.common.threads import default_threads
 
 Network = IPv4Network | IPv6Network
 
@@ -153,7 +153,7 @@ def serve(
         host,
         port,
         Settings(api_keys=keys, examples=texts, **settings),
-        threads or available_cores(),
+        threads or default_threads(),
     )
 
 

@@ -8,8 +8,8 @@ import click
 from fairseq_resmlp.cli.exported_models import exported_model, files_of_model
 from fairseq_resmlp.cli.options import Count, threads_option
 from fairseq_resmlp.common.atomic_write import refuse_overwriting
-from fairseq_resmlp.common.environment import available_cores
 from fairseq_resmlp.common.errors import InputError
+from fairseq_resmlp.common.threads import default_threads
 
 DTYPES = click.Choice(["int8", "float32", "float16"])
 
@@ -114,7 +114,7 @@ def translate(
     with exported_model(model) as exported:
         translator = Translator.load(
             exported,
-            threads=threads or available_cores(),
+            threads=threads or default_threads(),
             device=device,
             dtype=dtype,
             max_batch=batch_size,

@@ -11,6 +11,8 @@ from importlib import import_module, metadata
 from importlib.util import find_spec
 from typing import Any
 
+from fairseq_resmlp.common.threads import available_cores
+
 # Vector instructions that change which kernels torch uses
 RELEVANT_CPU_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_int8", "amx_bf16")
 
@@ -26,11 +28,6 @@ def cpu_info() -> tuple[str, list[str]]:
     fields = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
     flags = fields.get("flags", "").split()
     return fields.get("model name", platform.processor()), [flag for flag in RELEVANT_CPU_FLAGS if flag in flags]
-
-
-def available_cores() -> int:
-    """Return the number of CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 def package_version(module: str) -> str | None:
@@ -76,6 +73,7 @@ EXTRAS = {
     "report": ("jinja2", "matplotlib", "tensorboard"),
     "reproduce": ("sacremoses", "tensorboardX"),
     "bench": ("ctranslate2",),
+    "ray": ("pandas", "pyarrow", "ray"),
 }
 
 

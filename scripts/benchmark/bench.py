@@ -31,8 +31,9 @@ import systems
 import tables
 from fairseq_resmlp.cli.main import one_line_errors
 from fairseq_resmlp.common.atomic_write import atomic_write
-from fairseq_resmlp.common.environment import available_cores, cpu_info, environment_info
+from fairseq_resmlp.common.environment import cpu_info, environment_info
 from fairseq_resmlp.common.errors import InputError
+from fairseq_resmlp.common.threads import available_cores
 from fairseq_resmlp.inference.network import check_device
 from systems import FAIRSEQ_CRITERION, OWN_CRITERION, RESMLP, TRANSFORMER, Settings
 
