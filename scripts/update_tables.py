@@ -20,6 +20,7 @@ as paths or glob patterns relative to the root of the repository:
     speed FILE             speed ratios, from benchmark/bench.py
     breakdown FILE         where the time goes, from benchmark/bench.py
     measured FILE          timings of alternatives, from benchmark/alternatives.py
+    splitting FILE...      BLEU of joined lines, from measure_splitting.py
     threads FILE           time by number of threads and waiting policy, from benchmark/threads.py
     report FILE            table of fairseq-resmlp report
     text FILE              contents of a text file
@@ -347,6 +348,20 @@ def lengths(files) -> str:
     return table(head, rows) + caption(about)
 
 
+def splitting(files) -> str:
+    """Return BLEU of joined lines, translated one by one, split into sentences, and as they are."""
+    measured = [read_json(file) for file in files]
+    ways = list(measured[0]["rows"][0]["bleu"])
+    rows = [
+        [found["languages"], row["joined"], f"{row['lines']:,}", *(f"{row['bleu'][way]:.1f}" for way in ways)]
+        for found in measured
+        for row in found["rows"]
+    ]
+    found = measured[0]
+    about = f"sacreBLEU on {found['text']}. {found['machine']['cpu']}, torch {found['versions']['torch']}, "
+    return table(["languages", "captions per line", "lines", *ways], rows) + caption(f"{about}{found['date'][:10]}.")
+
+
 def threads(files) -> str:
     """Return wall and CPU seconds of each command, alone and beside busy processes."""
     found = read_json(files[0])
@@ -408,6 +423,7 @@ MAKE = {
     "speed": speed,
     "breakdown": breakdown,
     "measured": measured,
+    "splitting": splitting,
     "threads": threads,
     "report": report,
     "text": text,
