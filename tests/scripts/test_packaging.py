@@ -83,7 +83,11 @@ def test_the_installed_commands_export_and_translate(installed, tmp_path):
     command = installed / "bin" / "fairseq-resmlp"
     assert "version 0.2.0" in run(command, "--version", cwd=tmp_path)
     run(command, "export", GOLDEN, "exported", "--dtype", "float32", cwd=tmp_path)
-    assert run(command, "translate", "exported", cwd=tmp_path, input="w1 w2\n\n").count("\n") == 2
+    (tmp_path / "source.txt").write_text("w1 w2\n\n", encoding="utf-8")
+    run(command, "translate", "exported", "--input", "source.txt", "--output", "target.txt", cwd=tmp_path)
+    first, second, rest = (tmp_path / "target.txt").read_text(encoding="utf-8").split("\n")
+    assert first
+    assert second == rest == ""
 
 
 def test_fairseq_train_finds_the_installed_plugin_by_name(installed, toy, tmp_path):
