@@ -113,7 +113,7 @@ check_names() {
             '' | [.-]* | *[[:space:][:cntrl:]/,:*?[\\]* | *\]* | *\$\{* | *.part)
                 fail "$corpus_dir/corpus.sh: split $(printf %q "$name"): use letters, digits, - and _"
                 ;;
-            checkpoints | tensorboard | settings | command | valid.txt | train.json | train.log | average*.pt)
+            checkpoints | exported | tensorboard | settings | command | valid.txt | train.json | train.log | average*.pt)
                 fail "$corpus_dir/corpus.sh: split $name has the name of a file of every model: rename it"
                 ;;
         esac
@@ -133,7 +133,7 @@ check_run_name() {
 
 # What the caller has exported under these names has no effect.
 unset -v source target files texts vocab_size default_arch dropout lr warmup_updates batch_tokens device_tokens
-unset -v updates save_updates average beam lenpen arch criterion devices max_tokens update_freq
+unset -v updates save_updates average beam lenpen join_share arch criterion precision batches max_tokens update_freq
 unset -v corpus second name from mirror out data baseline teacher into table seeds jobs processes options
 corpus='' second='' name='' from='' mirror='' out='' data='' baseline='' teacher='' into='' table='' seeds='' jobs=''
 processes=''
@@ -178,6 +178,7 @@ corpora=$(cd -- "$root/examples" && ls -d ./*/corpus.sh | sed 's|^\./||; s|/corp
 [ -f "$corpus_dir/corpus.sh" ] ||
     fail "corpus $corpus not found: use one of ${corpora// /, }, or a directory with a corpus.sh"
 . "$corpus_dir/corpus.sh"
+: "${join_share:=0}"
 check_names
 corpus=$(basename "$corpus_dir")
 out=${out:-runs/$corpus}
@@ -190,12 +191,14 @@ model=$out/${name:-$arch}
 plugin=$(realpath --relative-to . "$root/fairseq_resmlp")
 
 # Use the active environment if it is complete, else that of `make demo`.
+activate=''
 environment_is_complete() {
     command -v fairseq-resmlp > /dev/null && python -c 'import importlib.util as u, sys
 sys.exit(not all(map(u.find_spec, ("fairseq", "sacremoses", "tensorboardX"))))'
 }
 if ! environment_is_complete; then
     export PATH=$root/.venv/bin:$PATH
+    activate="source $(printf %q "$root/.venv/bin/activate")"
     environment_is_complete || make -C "$root" --no-print-directory install EXTRAS=reproduce
 fi
 [[ $accepts =~ --(jobs|processes) ]] || share_cores 1 # otherwise, the cores are shared when the number is known

@@ -7,7 +7,8 @@
 #                   contains a corpus.sh
 #   ARCH            architecture of the plugin (default: default_arch of the corpus)
 #   --teacher FILE  train on the teacher's translation of the training text, written to DIR/distilled by distill.sh
-#   --from DIR      use local text instead of downloading: DIR/train.en and so on, one file per split and language
+#   --from DIR      use local text instead of downloading: for each split, DIR/train.en and DIR/train.de, also with .txt
+#                   or .gz, or one document such as DIR/train.tsv with both languages: .tsv, .csv, .tmx, .xlf, also .gz
 #   --mirror URL    download URL/FILE instead of each file's own address
 #   --out DIR       output directory (default: runs/CORPUS)
 #   OPTION...       more options for fairseq-train
@@ -22,3 +23,19 @@ if [ -n "$teacher" ]; then
 fi
 "$root/scripts/train.sh" "$corpus_argument" "$arch" --out "$out" -- "${options[@]}"
 "$root/scripts/evaluate.sh" "$corpus_argument" "$arch" --out "$out"
+
+model=$out/$arch
+exported=$model/exported
+test=$out/raw/$(test_sets | head -n 1).$source
+step "$corpus, $arch: done. Checkpoints, logs, translations and scores are in $model. Next:"
+next() { printf '%s\n' "$(printf ' %q' "$@" | cut -c2-)"; }
+[ -z "$activate" ] || echo "$activate"
+if [ -e "$exported" ]; then
+    echo "# $exported exists: remove it to export the model again"
+else
+    next fairseq-resmlp export "$model" "$exported"
+fi
+next fairseq-resmlp translate "$exported" --input "$test" --output "$model/translation.$target"
+python -c 'import importlib.util as u, sys; sys.exit(not u.find_spec("fastapi"))' ||
+    next python -m pip install "$root[server]"
+next fairseq-resmlp serve "$exported"

@@ -46,8 +46,9 @@ def download(files: tuple[str, ...], to: str, mirror: str | None) -> None:
 def extract(texts: tuple[str, ...], languages: tuple[str, str], downloads: str, out_dir: str) -> None:
     """Extract the raw text of every split, from archives or local files, into one file per language.
 
-    SOURCE and TARGET are files, or ARCHIVE:PATH for a file inside an archive; .gz, .bz2, .xz and .sgm files are
-    unpacked. Several texts of one SPLIT are concatenated. SPLIT held-out N moves N sentences from train to SPLIT.
+    SOURCE and TARGET are text files, or ARCHIVE:PATH for a file inside an archive; .gz, .bz2, .xz and .sgm files are
+    unpacked. In a document, both are FILE:COLUMN of a table (.tsv, .csv), or FILE:LANGUAGE (.tmx, .xlf). Several texts
+    of one SPLIT are concatenated. SPLIT held-out N moves N sentences from train to SPLIT.
     """
     from fairseq_resmlp.data.corpus import extract_corpus
 
@@ -90,6 +91,12 @@ def spm_train(files: tuple[str, ...], model: str, vocab_size: int, max_lines: in
     show_default=True,
     help="With --clean: maximum length ratio of the sides.",
 )
+@click.option(
+    "--join-share",
+    default=0.0,
+    type=FiniteFloat(0, 1),
+    help="With --clean: share of the pairs to join to lines of 2 to 4 neighbouring pairs.",
+)
 @click.option("--report", type=output_file, help="With --clean: JSON file for counts and time.")
 @click.option("--workers", type=Count(max=MAX_THREADS), help="Number of processes (default: one per core).")
 def spm_encode(
@@ -99,27 +106,34 @@ def spm_encode(
     clean: bool,
     max_length: int,
     max_ratio: float,
+    join_share: float,
     report: str | None,
     workers: int | None,
 ) -> None:
     """Tokenize each of the raw text FILES, line by line, into a file of the same name in --out-dir.
 
-    All lines are kept unless --clean is given.
+    All lines are kept unless --clean is given. FILES are plain text; fairseq-resmlp extract reads other formats.
     """
     from fairseq_resmlp.data.cleaning import CleaningRules
     from fairseq_resmlp.data.sentencepiece_files import encode_to_directory, encoded_paths
 
     if report and not clean:
         raise InputError("--report requires --clean: without it, no pairs are dropped")
+    if join_share and not clean:
+        raise InputError("--join-share requires --clean: FILES must be the two sides of one text")
     if report:
         refuse_overwriting([report, *encoded_paths(files, out_dir)], [*files, model])
-    cleaning = CleaningRules(max_length, max_ratio) if clean else None
+    cleaning = CleaningRules(max_length, max_ratio, join_share) if clean else None
     for done in encode_to_directory(files, out_dir, model, workers or available_cores(), cleaning):
         click.echo(f"{', '.join(done.targets)}: {done.lines:,} lines")
         for reason, count in done.dropped.most_common():
             click.echo(f"  dropped {count:,} pairs: {reason}")
+        if join_share:
+            click.echo(f"  joined {done.joined:,} pairs with their neighbours")
         if report:
             counts = {"kept": done.lines, "dropped": dict(done.dropped), "cpu_seconds": done.cpu_seconds}
+            if join_share:
+                counts["joined"] = done.joined
             with open_output(report) as out:
                 json.dump(counts, out, indent=1)
 

@@ -4,7 +4,6 @@ import click
 
 from fairseq_resmlp.cli.options import (
     Count,
-    existing_directory,
     existing_file,
     existing_text,
     output_file,
@@ -52,14 +51,14 @@ def score(
         report = provenance.score_report(system, references, other, scores, comparisons, target_lang, checkpoint, added)
         with open_output(json_file) as out:
             out.write(provenance.to_json(report))
-    click.echo(metrics.table(scores, comparisons, baseline))
+    click.echo(metrics.table(scores, comparisons, baseline, metrics.paper_remark(added.get("corpus"))))
     reason = metrics.why_not_tokenized(target_lang)
     if reason:
         click.echo(f"\nNo tokenized BLEU: {reason}.")
 
 
 @click.command("report")
-@click.argument("runs", nargs=-1, required=True, type=existing_directory, metavar="RUN_DIRECTORY...")
+@click.argument("runs", nargs=-1, required=True, type=click.Path(exists=True), metavar="RUN...")
 @click.option("--out", required=True, type=click.Path(file_okay=False), help="Directory for index.html and its plots.")
 @click.option(
     "--sentences",
@@ -72,9 +71,10 @@ def score(
 def report(runs: tuple[str, ...], out: str, sentences: int, no_pruning: bool) -> None:
     """Show what trained models have learned on one page of plots, OUT/index.html, which needs no network.
 
-    A RUN_DIRECTORY is written by scripts/train.sh and evaluate.sh or by make demo, for example
-    runs/multi30k.en-de/resmlp_small or demo/linear. Several are compared. The page omits what a directory lacks, and
-    explains how to obtain it. Next to the page are its plots as PNG and SVG, and the numbers of each as JSON.
+    A RUN is a directory that scripts/train.sh and evaluate.sh or make demo have written, for example
+    runs/multi30k.en-de/resmlp_small or demo/linear, or a checkpoint in it. Several are compared. The page omits what a
+    run lacks, and explains how to obtain it. Next to the page are its plots as PNG and SVG, and the numbers of each as
+    JSON.
     """
     from fairseq_resmlp.report.builder import build_report
 

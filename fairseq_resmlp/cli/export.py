@@ -14,8 +14,8 @@ from fairseq_resmlp.cli.options import (
 @click.command("export")
 @click.argument("model", type=click.Path(exists=True))
 @click.argument("out", type=click.Path())
-@click.option("--data", type=existing_directory, help="Directory of dict.*.txt (default: that of MODEL).")
-@click.option("--spm", type=existing_file, help="SentencePiece model (default: sentencepiece.bpe.model next to MODEL).")
+@click.option("--data", type=existing_directory, help="Directory of dict.*.txt (default: found near MODEL).")
+@click.option("--spm", type=existing_file, help="SentencePiece model (default: found near MODEL).")
 @click.option(
     "--dtype",
     default="int8",
@@ -36,7 +36,8 @@ def export(
 ) -> None:
     """Export a trained model to the directory OUT, for fairseq-resmlp translate, which needs no fairseq.
 
-    MODEL is a checkpoint such as checkpoints/checkpoint_best.pt, or a directory with model.pt.
+    MODEL is a run directory such as runs/multi30k.en-de/resmlp_small, whose averaged or best checkpoint is used, a
+    directory with model.pt, or a checkpoint such as checkpoints/checkpoint_best.pt.
     """
     from fairseq_resmlp.model.export import export_model
 

@@ -2,13 +2,13 @@
 
 import os
 import re
-import tempfile
 from collections.abc import Iterator, Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any
 
 import click
 
+from fairseq_resmlp.cli.exported_models import exported_model
 from fairseq_resmlp.cli.options import Count, existing_file, threads_option
 from fairseq_resmlp.common.errors import InputError
 from fairseq_resmlp.common.threads import default_threads
@@ -41,7 +41,7 @@ def _origins(context: click.Context, parameter: click.Parameter, values: tuple[s
 
 
 @click.command("serve")
-@click.argument("models", nargs=-1, required=True, metavar="[NAME=]DIRECTORY...")
+@click.argument("models", nargs=-1, required=True, metavar="[NAME=]MODEL...")
 @click.option(
     "--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 for all interfaces."
 )
@@ -126,8 +126,9 @@ def serve(
 ) -> None:
     """Translate over HTTP, with a web page and the API of LibreTranslate.
 
-    Each argument is a directory written by fairseq-resmlp export, or one with model.pt, such as demo/model. Models are
-    chosen by language pair. Several models of one pair need names: small=DIRECTORY big=DIRECTORY.
+    A MODEL is a directory written by fairseq-resmlp export, or a run directory, a directory with model.pt such as
+    demo/model, or a checkpoint, which are exported first. Models are chosen by language pair. Several models of one
+    pair need names: small=MODEL big=MODEL.
     """
     named = [_split_name(model) for model in models]
     keys = _read_keys(api_keys) if api_keys else ()
@@ -157,11 +158,11 @@ def serve(
 
 
 def _split_name(argument: str) -> tuple[str | None, str]:
-    """Split NAME=DIRECTORY. An argument that is a directory has no name, even if it contains "="."""
+    """Split NAME=MODEL. An argument that is a path has no name, even if it contains "="."""
     name, separator, path = argument.partition("=")
-    named = (name, path) if separator and not os.path.isdir(argument) else (None, argument)
-    if not os.path.isdir(named[1]):
-        raise click.UsageError(f"{named[1]!r} is not a directory: specify an exported model, or one with model.pt")
+    named = (name, path) if separator and not os.path.exists(argument) else (None, argument)
+    if not os.path.exists(named[1]):
+        raise click.UsageError(f"{named[1]!r} not found: specify an exported model, a run directory or a checkpoint")
     return named
 
 
@@ -175,16 +176,9 @@ def _read_keys(path: str) -> list[str]:
 
 
 def _as_exported(models: Sequence[tuple[str | None, str]]) -> Iterator[tuple[str | None, str]]:
-    """Export each directory with model.pt to a temporary directory, which is deleted before the next model."""
+    """Yield names and exported models. A temporary one is deleted before the next."""
     for name, path in models:
-        if os.path.exists(os.path.join(path, "config.json")) or not os.path.exists(os.path.join(path, "model.pt")):
-            yield name, path
-            continue
-        from fairseq_resmlp.model.export import export_model  # loads fairseq
-
-        with tempfile.TemporaryDirectory() as temporary:
-            exported = os.path.join(temporary, "model")
-            export_model(path, exported, dtype="float32")
+        with exported_model(path) as exported:
             yield name, exported
 
 

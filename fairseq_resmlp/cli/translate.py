@@ -5,7 +5,8 @@ from typing import Any
 
 import click
 
-from fairseq_resmlp.cli.options import Count, existing_directory, threads_option
+from fairseq_resmlp.cli.exported_models import exported_model, files_of_model
+from fairseq_resmlp.cli.options import Count, threads_option
 from fairseq_resmlp.common.atomic_write import refuse_overwriting
 from fairseq_resmlp.common.errors import InputError
 from fairseq_resmlp.common.threads import default_threads
@@ -14,7 +15,7 @@ DTYPES = click.Choice(["int8", "float32", "float16"])
 
 
 @click.command("translate")
-@click.argument("model", type=existing_directory)
+@click.argument("model", type=click.Path(exists=True))
 @click.option(
     "--input",
     "source",
@@ -83,13 +84,15 @@ def translate(
 ) -> None:
     """Translate text with MODEL, a directory written by fairseq-resmlp export: one output line per input line.
 
+    MODEL may also be a run directory, a directory with model.pt, or a checkpoint, which is exported each time.
     Empty lines stay empty. Lines are read and written a few thousand at a time, because lines of similar length are
     translated together. At the end, the number of lines and the speed are written to standard error.
 
     A document remains as it is, except that translations are added where they are missing.
     """
     from fairseq_resmlp.cli.file_translation import translate_document, translate_lines
-    from fairseq_resmlp.data.documents import check_plain_text, document_type, read_document
+    from fairseq_resmlp.data.documents import document_type, read_document
+    from fairseq_resmlp.data.plain_text import check_plain_text
     from fairseq_resmlp.inference.network import check_device
     from fairseq_resmlp.inference.output_format import make_format
     from fairseq_resmlp.inference.translation import TranslationOptions
@@ -97,7 +100,7 @@ def translate(
 
     kind = document_type(source)
     search = TranslationOptions(**options, split_sentences=bool(kind) if split_sentences is None else split_sentences)
-    refuse_overwriting([output], [source, *(entry.path for entry in os.scandir(model))])
+    refuse_overwriting([output], [source, *files_of_model(model)])
     if kind:
         if output_format != "text" or scores or search.n_best > 1 or search.alignments:
             raise InputError(f"--format, --n-best, --alignments and --scores are for text, but {source} is a document")
@@ -108,14 +111,15 @@ def translate(
     elif os.path.isfile(source):
         check_plain_text(source)
     check_device(device)
-    translator = Translator.load(
-        model,
-        threads=threads or default_threads(),
-        device=device,
-        dtype=dtype,
-        max_batch=batch_size,
-        max_tokens=max_tokens,
-    )
+    with exported_model(model) as exported:
+        translator = Translator.load(
+            exported,
+            threads=threads or default_threads(),
+            device=device,
+            dtype=dtype,
+            max_batch=batch_size,
+            max_tokens=max_tokens,
+        )
     if kind:
         document = read_document(source, translator.languages, source_column, target_column)
         statistics = translate_document(translator, search, document, output)

@@ -1,14 +1,15 @@
-"""Raw text of a corpus, extracted from archives or local files into one file per split and language."""
+"""Raw text of a corpus, extracted from archives, documents or text files into one file per split and language."""
 
 import contextlib
 import hashlib
 import heapq
 import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import IO
 
 from fairseq_resmlp.common.atomic_write import atomic_write_all, refuse_overwriting
 from fairseq_resmlp.common.errors import InputError
-from fairseq_resmlp.data.text_source import locate_text, open_text
+from fairseq_resmlp.data.text_source import document_of, locate_text, open_text, read_document_pairs
 
 HELD_OUT = "held-out"
 REMOVED = "removed from train because one side occurs in a held-out pair"
@@ -23,8 +24,8 @@ def extract_corpus(
 
     Args:
         texts: (split, location of the source, location of the target); several of one split are concatenated in order.
-            For locations, see `open_text`. (split, "held-out", n) moves n distinct source sentences out of train, and
-            removes from train every pair that shares a side with them.
+            For locations, see `open_text` and `read_document_pairs`. (split, "held-out", n) moves n distinct source
+            sentences out of train, and removes from train every pair that shares a side with them.
         languages: source, target
         downloads: directory of the downloaded files
 
@@ -32,8 +33,8 @@ def extract_corpus(
         the number of pairs in each split, and under REMOVED the number of pairs of train that no split contains
 
     Raises:
-        InputError: a file or member is missing or damaged, would be overwritten, or the two sides have different
-            numbers of lines
+        InputError: a file or member is missing, damaged, or not text, would be overwritten, or the two sides are
+            identical or have different numbers of lines
     """
     extracted = [(split, places) for split, *places in texts if places[0] != HELD_OUT]
     held_out = _held_out_counts(texts, {split for split, _ in extracted})
@@ -42,25 +43,55 @@ def extract_corpus(
     refuse_overwriting(outputs, [locate_text(place, downloads)[0] for _, places in extracted for place in places])
     with atomic_write_all(outputs) as temporary:
         files = {split: temporary[2 * i : 2 * i + 2] for i, split in enumerate(splits)}
-        pairs = _extract(extracted, downloads, files)
+        pairs = _extract(extracted, languages, downloads, files)
         if held_out:
             pairs.update(_hold_out(held_out, files))
     return pairs
 
 
-def _extract(texts: Sequence[tuple[str, Sequence[str]]], downloads: str, files: dict[str, list[str]]) -> dict[str, int]:
+def _extract(
+    texts: Sequence[tuple[str, Sequence[str]]], languages: tuple[str, str], downloads: str, files: dict[str, list[str]]
+) -> dict[str, int]:
     """Write the texts of each split to its two files. Returns the number of pairs of each split."""
     pairs: dict[str, int] = {}
     for split, places in texts:
         mode = "ab" if split in pairs else "wb"
-        counts = [_write(place, downloads, file, mode) for place, file in zip(places, files[split])]
+        with contextlib.ExitStack() as stack:
+            sides = [_Side(stack.enter_context(open(file, mode))) for file in files[split]]
+            if any(document_of(place, downloads) for place in places):
+                for pair in read_document_pairs(places, downloads, languages):
+                    for side, line in zip(sides, pair):
+                        side.write(line.encode())
+            else:
+                for side, place in zip(sides, places):
+                    for raw in stack.enter_context(open_text(place, downloads)):
+                        side.write(raw.rstrip(b"\r\n"))
+        counts = [side.lines for side in sides]
         if counts[0] != counts[1]:
             raise InputError(
                 f"the sides of {split} are not parallel: {places[0]} has {counts[0]:,} lines and {places[1]} "
                 f"{counts[1]:,}; the first line without a counterpart is {min(counts) + 1:,}"
             )
+        if counts[0] and sides[0].digest.digest() == sides[1].digest.digest():
+            raise InputError(
+                f"the sides of {split} are identical: {places[0]} and {places[1]} have the same text; specify the text "
+                "of each language"
+            )
         pairs[split] = pairs.get(split, 0) + counts[0]
     return pairs
+
+
+class _Side:
+    """One side of a text, while it is written."""
+
+    def __init__(self, file: IO[bytes]):
+        self.file, self.lines, self.digest = file, 0, hashlib.sha256()
+
+    def write(self, line: bytes) -> None:
+        line += b"\n"
+        self.file.write(line)
+        self.digest.update(line)
+        self.lines += 1
 
 
 def _held_out_counts(texts: Sequence[tuple[str, str, str]], extracted: Collection[str]) -> dict[str, int]:
@@ -83,15 +114,6 @@ def _count(split: str, count: str) -> int:
             f"{split} {HELD_OUT} {count}: specify the number of sentences to take from train, such as 2000"
         )
     return int(count)
-
-
-def _write(place: str, downloads: str, target: str, mode: str) -> int:
-    lines = 0
-    with open(target, mode) as out, open_text(place, downloads) as text:
-        for line in text:
-            out.write(line.rstrip(b"\r\n") + b"\n")
-            lines += 1
-    return lines
 
 
 def _hold_out(counts: dict[str, int], files: dict[str, list[str]]) -> dict[str, int]:

@@ -7,8 +7,9 @@ document.write(file)
 
 import csv
 import io
+import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO, NamedTuple, Protocol
 
@@ -86,31 +87,77 @@ def read_document(
     return Tmx(path, content, languages) if kind == "tmx" else Xliff(path, content, languages)
 
 
-_SIGNATURES = (
-    (b"\x1f\x8b", "is compressed with gzip: rename it to NAME.gz"),
-    (b"PK\x03\x04", "is a ZIP archive or an office document: convert it to text"),
-    (b"%PDF-", "is a PDF document: convert it to text"),
-    (b"\xff\xfe", "is UTF-16: convert it to UTF-8"),
-    (b"\xfe\xff", "is UTF-16: convert it to UTF-8"),
-    (b"<?xml", "is XML: name it .tmx or .xlf if it is one of these, or extract its text"),
-    (b"<!doctype", "is markup: extract its text"),
-    (b"<html", "is markup: extract its text"),
-)
+def read_table_pairs(
+    path: str, lines: Iterable[bytes], kind: str, languages: tuple[str, str], columns: tuple[str, str]
+) -> Iterator[tuple[str, str]]:
+    """Yield the texts of two columns of a table, row by row.
 
-
-def check_plain_text(path: str) -> None:
-    """Check that a regular file is not a well-known format other than text.
+    Args:
+        path: its name, for error messages
+        lines: its content
+        kind: tsv or csv
+        languages: source and target language
+        columns: names in the first line, or numbers from 1 if the table has no header. "": the language, or the first
+            and the second column of a .tsv whose first line does not name both languages
 
     Raises:
-        InputError: it is, or it is a binary file
+        InputError: the table is not of this type, has no such columns, or a row lacks one of them
     """
-    with open_decompressed(path) as file:
-        start = file.read(4096)
-    for signature, kind in _SIGNATURES:
-        if start.removeprefix(b"\xef\xbb\xbf").lstrip()[: len(signature)].lower() == signature.lower():
-            raise InputError(f"{path} {kind}")
-    if b"\0" in start:
-        raise InputError(f"{path} is a binary file: specify a text file")
+    decoded = _decode(path, lines)
+    first = next(decoded, "")
+    texts = itertools.chain([first], decoded)
+    is_named = kind == "csv" or set(languages) <= set(first.rstrip("\r\n").split("\t"))
+    defaults = languages if is_named else ("1", "2")
+    source, target = (column or default for column, default in zip(columns, defaults))
+    if source == target:
+        raise InputError(f"both sides are column {source} of {path}: specify different columns")
+    rows = (
+        (line.rstrip("\r\n").split("\t") for line in texts)
+        if kind == "tsv"
+        else csv.reader(texts, delimiter=_delimiter(first), strict=True)
+    )
+    numbered = source.isdecimal() and target.isdecimal()
+    try:
+        header: list[str] = [] if numbered else next(iter(rows), [])
+        places = [_find_column(path, header, column, "as FILE:COLUMN") for column in (source, target)]
+        for number, row in enumerate(rows, 1 + bool(header)):
+            if len(row) > max(places):
+                yield row[places[0]], row[places[1]]
+            elif row not in ([], [""]):
+                raise InputError(
+                    f"{path}: row {number:,} has {len(row)} columns, but the texts are in columns {places[0] + 1} and "
+                    f"{places[1] + 1}: specify other columns, as FILE:COLUMN, or correct the row"
+                )
+    except csv.Error as error:
+        raise InputError(f"{path} is not a table in the format csv: {error}") from error
+
+
+def _decode(path: str, lines: Iterable[bytes]) -> Iterator[str]:
+    for number, line in enumerate(lines, 1):
+        try:
+            yield line.decode("utf-8" if number > 1 else "utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise InputError(
+                f"{path} has invalid UTF-8 in line {number:,} ({error.reason}): convert it to UTF-8"
+            ) from error
+
+
+def _delimiter(first: str) -> str:
+    """Return the delimiter of a .csv with this first line."""
+    return max(",;\t", key=first.count)
+
+
+def _find_column(path: str, header: Sequence[str], column: str, where: str) -> int:
+    """Return the place of a column that has a name, or of a number from 1 that is not a name."""
+    if column.isdecimal() and int(column) and column not in header:
+        return int(column) - 1
+    if header.count(column) != 1:
+        found = ", ".join(header)
+        raise InputError(
+            f"{path} has {header.count(column)} columns {column!r} in its first line: specify one of {found} {where}, "
+            "or a number from 1 if the table has no header"
+        )
+    return header.index(column)
 
 
 @dataclass(frozen=True)
@@ -161,7 +208,7 @@ class Table:
         except UnicodeDecodeError as error:
             raise InputError(f"{path} is not UTF-8 ({error.reason} at byte {error.start}): convert it first") from error
         first = text.partition("\n")[0]
-        delimiter = "\t" if kind == "tsv" else max(",;\t", key=first.count)
+        delimiter = "\t" if kind == "tsv" else _delimiter(first)
         encoding = "utf-8-sig" if content.startswith(b"\xef\xbb\xbf") else "utf-8"
         self.dialect = _Dialect(delimiter, "\r\n" if first.endswith("\r") else "\n", kind == "csv", encoding)
         try:
@@ -181,13 +228,7 @@ class Table:
         """Return the place of a column."""
         if not self.header:
             return int(column) - 1
-        if self.header.count(column) != 1:
-            found = ", ".join(self.header)
-            raise InputError(
-                f"{path} has {self.header.count(column)} columns {column!r} in its first line: specify one of {found} "
-                "with --source-column and --target-column, or a number from 1 if the table has no header"
-            )
-        return self.header.index(column)
+        return _find_column(path, self.header, column, "with --source-column and --target-column")
 
     def _target(self, path: str, language: str, column: str | None) -> int:
         """Return the place of the target column, and add its name to the header if it is new."""

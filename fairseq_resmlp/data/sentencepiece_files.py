@@ -23,6 +23,7 @@ from fairseq_resmlp.common.errors import InputError
 from fairseq_resmlp.common.sentencepiece_model import WORD_BOUNDARY, load_sentencepiece
 from fairseq_resmlp.common.unique_names import check_distinct_targets
 from fairseq_resmlp.data.cleaning import CleaningRules
+from fairseq_resmlp.data.plain_text import check_training_text
 
 BLOCK = 5000  # lines that a worker encodes at a time
 CACHED_WORDS = 1 << 18
@@ -39,8 +40,10 @@ def train_sentencepiece(files: Sequence[str], out: BinaryIO, vocab_size: int, ma
         int: the number of lines used for training
 
     Raises:
-        InputError: the text is empty, or has too few different words for `vocab_size`
+        InputError: a file is not text, the text is empty, or it has too few different words for `vocab_size`
     """
+    for file in files:
+        check_training_text(file)
     total = sum(1 for file in files for _ in _lines(file))
     if not total:
         raise InputError(f"cannot train a SentencePiece model: {', '.join(files)} contain no text")
@@ -117,11 +120,20 @@ class SentencePieceEncoder:
 
 
 class EncodedText(NamedTuple):
-    """Result of encoding one text: files, lines written to each, dropped pairs per reason, CPU seconds of all cores."""
+    """Result of encoding one text.
+
+    Args:
+        targets: files
+        lines: lines written to each
+        dropped: dropped pairs per reason
+        joined: pairs that were joined with their neighbours
+        cpu_seconds: of all cores
+    """
 
     targets: Sequence[str]
     lines: int
     dropped: Counter[str]
+    joined: int
     cpu_seconds: float
 
 
@@ -137,8 +149,10 @@ def encode_to_directory(
         cleaning: see `encode_files`
 
     Raises:
-        InputError: a file would be overwritten; see also `encode_files`
+        InputError: a file is not text, or would be overwritten; see also `encode_files`
     """
+    for file in files:
+        check_training_text(file)
     targets = encoded_paths(files, out_dir)
     refuse_overwriting(targets, [*files, model])
     SentencePieceEncoder(model)  # report an error in the model once, before the workers start
@@ -148,8 +162,8 @@ def encode_to_directory(
     for sources, outs in groups:
         before = _cpu_seconds()
         with atomic_write_all(outs) as partial:
-            lines, dropped = encode_files(sources, partial, model, workers, cleaning)
-        yield EncodedText(outs, lines, dropped, _cpu_seconds() - before)
+            lines, dropped, joined = encode_files(sources, partial, model, workers, cleaning)
+        yield EncodedText(outs, lines, dropped, joined, _cpu_seconds() - before)
 
 
 def encoded_paths(files: Sequence[str], out_dir: str) -> list[str]:
@@ -171,22 +185,22 @@ def _cpu_seconds() -> float:
 
 def encode_files(
     files: Sequence[str], targets: Sequence[str], model: str, workers: int, cleaning: CleaningRules | None = None
-) -> tuple[int, Counter[str]]:
+) -> tuple[int, Counter[str], int]:
     """Tokenize the lines of `files` and write them to `targets`.
 
     Lines end at LF. Memory does not grow with the files: `workers` processes encode blocks of lines in turn.
 
     Args:
         files: sides of one text, with equal numbers of lines
-        cleaning: drop the pairs that it rejects, and those that are not UTF-8
+        cleaning: drop the pairs that it rejects, and those that are not UTF-8, and join neighbours
 
     Returns:
-        lines written to each target, and the number of dropped pairs per reason
+        lines written to each target, the number of dropped pairs per reason, and the number of joined pairs
 
     Raises:
         InputError: a line is not UTF-8, without cleaning; the numbers of lines differ
     """
-    written, dropped = 0, Counter[str]()
+    written, dropped, joined = 0, Counter[str](), 0
     with contextlib.ExitStack() as stack:
         sources = [stack.enter_context(open(file, "rb")) for file in files]
         outs = [stack.enter_context(open(target, "wb")) for target in targets]
@@ -197,11 +211,12 @@ def encode_files(
         bar = stack.enter_context(tqdm.tqdm(total=size, unit="B", unit_scale=True, desc="encode", disable=None))
         futures = (pool.submit(_encode, files, first, sides) for first, sides in _blocks(files, sources))
         try:
-            for sides, kept, reasons in _in_order(futures, ahead=2 * workers):
+            for sides, lines, reasons, together in _in_order(futures, ahead=2 * workers):
                 for out, side in zip(outs, sides):
                     out.write(side)
-                written += kept
+                written += lines
                 dropped += reasons
+                joined += together
                 bar.update(sum(source.tell() for source in sources) - bar.n)
         except BrokenProcessPool as error:
             raise InputError(
@@ -209,7 +224,7 @@ def encode_files(
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)
-    return written, dropped
+    return written, dropped, joined
 
 
 def _lines(file: str) -> Iterator[bytes]:
@@ -270,9 +285,10 @@ def _split(text: bytes) -> list[bytes]:
     return lines[:-1] if text.endswith(b"\n") else lines
 
 
-def _encode(files: Sequence[str], first: int, sides: list[bytes]) -> tuple[list[bytes], int, Counter[str]]:
-    """Encode and clean one block in a worker: text to write, number of lines, dropped pairs."""
+def _encode(files: Sequence[str], first: int, sides: list[bytes]) -> tuple[list[bytes], int, Counter[str], int]:
+    """Encode and clean one block in a worker: text to write, number of lines, dropped pairs, joined pairs."""
     dropped: Counter[str] = Counter()
+    joined = 0
     lines = []
     for number, raw in enumerate(zip(*map(_split, sides)), first):
         try:
@@ -286,5 +302,9 @@ def _encode(files: Sequence[str], first: int, sides: list[bytes]) -> tuple[list[
         reasons = [_cleaning.reason_to_drop(*pair) for pair in encoded]
         dropped.update(reason for reason in reasons if reason)
         encoded = [pair for pair, reason in zip(encoded, reasons) if not reason]
+        if _cleaning.join_share:
+            groups = list(_cleaning.group_neighbours(encoded, seed=first))
+            joined = sum(len(group) for group in groups if len(group) > 1)
+            encoded = [tuple(map(" ".join, zip(*group))) for group in groups]
     text = [("\n".join(side) + "\n").encode("utf-8") for side in zip(*encoded)] or [b""] * len(sides)
-    return text, len(encoded), dropped
+    return text, len(encoded), dropped, joined

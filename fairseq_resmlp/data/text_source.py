@@ -1,4 +1,4 @@
-"""Lines of a text, from a file or an archive, compressed or in SGML."""
+"""Lines of a text from a file or an archive, compressed or in SGML, and sentence pairs of a document."""
 
 import bz2
 import contextlib
@@ -6,14 +6,17 @@ import gzip
 import io
 import lzma
 import os
+import re
 import stat
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import IO, Any, cast
 
 from fairseq_resmlp.common.errors import InputError
 from fairseq_resmlp.common.regular_files import check_regular_file
+from fairseq_resmlp.data.documents import document_type, read_table_pairs
+from fairseq_resmlp.data.plain_text import BEGINNING, check_not_binary, check_not_markup, check_not_table
 
 DECOMPRESSORS: dict[str, Callable[[IO[bytes]], Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 SIGNATURES: dict[bytes, Callable[[IO[bytes]], Any]] = {
@@ -33,7 +36,9 @@ def locate_text(place: str, downloads: str) -> tuple[str, str]:
     path = os.path.join(downloads, place)
     if os.path.isfile(path) or ":" not in place:
         return path, ""
-    archive, _, member = place.partition(":")
+    # The names of directories may contain colons.
+    splits = [(place[:i], place[i + 1 :]) for i, character in enumerate(place) if character == ":"]
+    archive, member = next((s for s in splits if os.path.isfile(os.path.join(downloads, s[0]))), splits[0])
     return os.path.join(downloads, archive), member
 
 
@@ -50,13 +55,75 @@ def open_text(place: str, downloads: str) -> Iterator[Iterable[bytes]]:
         InputError: the file is missing, damaged, or not a text
     """
     path, member = locate_text(place, downloads)
+    where = f"{member} in {path}" if member else path
+    with _open(path, member) as (file, name):
+        if not member and name.endswith(ARCHIVES):
+            raise InputError(f"{path} is an archive: specify a file in it, as {os.path.basename(path)}:PATH")
+        if document_type(name):
+            raise InputError(f"{where} is a document: unpack the archive, and specify the file")
+        with _input_errors(path):
+            beginning = file.peek(BEGINNING)[:BEGINNING]
+        check_not_binary(beginning, where)
+        if name.endswith(".sgm"):
+            yield _segments(_lines(file, path, where), where)
+        else:
+            check_not_markup(beginning, where)
+            check_not_table(beginning, where)
+            yield _lines(file, path, where)
+
+
+def document_of(place: str, downloads: str) -> str | None:
+    """Return the type of a location that is a document, see `document_type`; None: a text."""
+    base, suffix = os.path.splitext(locate_text(place, downloads)[0])
+    return document_type(base if suffix in DECOMPRESSORS else base + suffix)
+
+
+def read_document_pairs(places: Sequence[str], downloads: str, languages: tuple[str, str]) -> Iterator[tuple[str, str]]:
+    """Yield the sentence pairs of a document. Line ends within a text, and the white space around it, are removed.
+
+    Args:
+        places: locations of the source and of the target, which are FILE, or FILE:COLUMN for a table, or FILE:LANGUAGE.
+            For the defaults, see `read_table_pairs` and `xml_documents.read_pairs`.
+        downloads: directory of the downloaded files
+        languages: source and target language
+
+    Raises:
+        InputError: the file is missing or damaged, is not of its type, or has no such columns or languages
+    """
+    (path, source), (other, target) = (locate_text(place, downloads) for place in places)
+    if path != other:
+        raise InputError(
+            f"{places[0]} and {places[1]} are not one document: specify one for both sides, as FILE:COLUMN or "
+            "FILE:LANGUAGE"
+        )
+    kind = document_of(path, "")
+    pairs: Iterator[tuple[str, str]]
+    with _open(path) as (file, _), _input_errors(path):
+        if kind in ("tsv", "csv"):
+            check_not_binary(file.peek(BEGINNING)[:BEGINNING], path)
+            pairs = read_table_pairs(path, _lines(file, path, path), kind, languages, (source, target))
+        else:
+            from fairseq_resmlp.data.xml_documents import read_pairs  # needs lxml
+
+            limited = cast(IO[bytes], _LimitedFile(file, _limit(path), path))
+            pairs = read_pairs(path, limited, str(kind), (source or languages[0], target or languages[1]))
+        for pair in pairs:
+            yield _in_one_line(pair[0]), _in_one_line(pair[1])
+
+
+def _in_one_line(text: str) -> str:
+    return re.sub(r"\s*[\r\n]\s*", " ", text.strip())
+
+
+@contextlib.contextmanager
+def _open(path: str, member: str = "") -> Iterator[tuple[io.BufferedReader, str]]:
+    """Open a file or a member of an archive, decompressed. Yields it and its name without the suffix of compression."""
     if not os.path.lexists(path):
         raise InputError(f"{path} not found")
-    where = f"{member} in {path}" if member else path
     with contextlib.ExitStack() as stack:
         with _input_errors(path):
             check_regular_file(path)
-            file: IO[bytes] = stack.enter_context(open(path, "rb"))
+            file: Any = stack.enter_context(open(path, "rb"))
             if member and zipfile.is_zipfile(path):
                 file = _open_in_zip(stack, file, path, member)
             elif member:
@@ -66,10 +133,7 @@ def open_text(place: str, downloads: str) -> Iterator[Iterable[bytes]]:
             if suffix in DECOMPRESSORS:
                 # Lines are read much faster from a BufferedReader than from these classes.
                 file, name = io.BufferedReader(stack.enter_context(DECOMPRESSORS[suffix](file))), base
-        if not member and name.endswith(ARCHIVES):
-            raise InputError(f"{path} is an archive: specify a file in it, as {os.path.basename(path)}:PATH")
-        lines = _lines(file, path, where)
-        yield _segments(lines, where) if name.endswith(".sgm") else lines
+        yield file, name
 
 
 def _open_in_zip(stack: contextlib.ExitStack, file: IO[bytes], path: str, member: str) -> IO[bytes]:

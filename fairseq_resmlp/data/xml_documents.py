@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Iterator, Sequence
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, NoReturn
 
 from lxml import etree
 
@@ -40,8 +40,7 @@ class XmlDocument:
         self.tree = _parse(path, content)
         self.ends_with_newline = content.endswith(b"\n")
         self.root = self.tree.getroot()
-        if _name(self.root) != self.root_name:
-            raise InputError(f"{path} is not {self.root_name.upper()}: its first element is <{_name(self.root)}>")
+        _check_root(path, self.root, self.root_name)
         self.units = list(self._units())
 
     def _units(self) -> Iterator[_Unit]:
@@ -80,7 +79,7 @@ class Tmx(XmlDocument):
     def _units(self) -> Iterator[_Unit]:
         found: set[str] = set()
         for unit in self.root.iter("{*}tu"):
-            variants = {_primary(_language(variant)): variant for variant in reversed(unit.findall("{*}tuv"))}
+            variants = _variants(unit)
             found.update(variants)
             source, target = (variants.get(_primary(language)) for language in self.languages)
             if source is None or source.find("{*}seg") is None:
@@ -143,16 +142,94 @@ class Xliff(XmlDocument):
             element.set(names[1], element.get(names[1], self.languages[1]))
 
 
-def _parse(path: str, content: bytes) -> Any:
-    parser = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False)
+def read_pairs(path: str, file: IO[bytes], kind: str, languages: tuple[str, str]) -> Iterator[tuple[str, str]]:
+    """Yield source and target of each translated unit of a document. Memory does not grow with the document.
+
+    Args:
+        path: its name, for error messages
+        file: its content
+        kind: tmx or xlf
+        languages: source and target language, which may be the target and the source language of the document
+
+    Raises:
+        InputError: the content is not of this type or has no pairs in these languages, or it declares entities
+    """
+    name, units = ("tmx", ("tu",)) if kind == "tmx" else ("xliff", ("trans-unit", "segment"))
+    wanted = [_primary(language) for language in languages]
+    stated: list[str] = []  # source and target language of the XLIFF units that follow
+    found, is_empty = set[str](), True
     try:
-        tree = etree.parse(io.BytesIO(content), parser)
+        for event, element in etree.iterparse(file, ("start", "end"), **_SECURE):
+            tag = _name(element) if isinstance(element.tag, str) else ""
+            if event == "start":
+                if element.getparent() is None:
+                    _check_root(path, element, name)
+                    _refuse_declared_entities(path, element.getroottree())
+                if kind == "xlf" and tag in ("file", "xliff"):
+                    stated = [_primary(element.get(x)) for x in _STATED_LANGUAGES if element.get(x)] or stated
+                    found.update(stated)
+            elif tag in units:
+                _refuse_used_entities(path, element)
+                if kind == "tmx":
+                    variants = _variants(element)
+                    found.update(variants)
+                    segments = [variants[x].find("{*}seg") if x in variants else None for x in wanted]
+                else:
+                    sides = dict(zip(stated or wanted, (element.find("{*}source"), element.find("{*}target"))))
+                    segments = [None if _is_protected(element) else sides.get(x) for x in wanted]
+                source, target = ("" if segment is None else read_content(segment)[0] for segment in segments)
+                if source.strip() and target.strip():
+                    is_empty = False
+                    yield source, target
+                element.clear()
+                while element.getprevious() is not None:
+                    del element.getparent()[0]
     except etree.XMLSyntaxError as error:
         raise InputError(f"{path} is not well-formed XML: {error.msg}") from error
-    declared, used = tree.docinfo.internalDTD, next(tree.iter(etree.Entity), None)
-    if used is not None or (declared is not None and any(True for _ in declared.iterentities())):
-        raise InputError(f"{path} uses entities, which are refused for security: replace them by their text")
+    if is_empty:
+        raise InputError(
+            f"{path} has no pairs of texts in {languages[0]} and {languages[1]}, but texts in "
+            f"{', '.join(sorted(found)) or 'no language'}: specify other languages, as FILE:LANGUAGE, or correct them"
+        )
+
+
+_STATED_LANGUAGES = ("source-language", "srcLang", "target-language", "trgLang")  # XLIFF 1.2 and 2
+_SECURE: dict[str, Any] = {"resolve_entities": False, "no_network": True, "load_dtd": False, "huge_tree": False}
+
+
+def _parse(path: str, content: bytes) -> Any:
+    try:
+        tree = etree.parse(io.BytesIO(content), etree.XMLParser(**_SECURE))
+    except etree.XMLSyntaxError as error:
+        raise InputError(f"{path} is not well-formed XML: {error.msg}") from error
+    _refuse_declared_entities(path, tree)
+    _refuse_used_entities(path, tree)
     return tree
+
+
+def _check_root(path: str, root: Element, name: str) -> None:
+    if _name(root) != name:
+        raise InputError(f"{path} is not {name.upper()}: its first element is <{_name(root)}>")
+
+
+def _refuse_declared_entities(path: str, tree: Any) -> None:
+    declared = tree.docinfo.internalDTD
+    if declared is not None and any(True for _ in declared.iterentities()):
+        _refuse_entities(path)
+
+
+def _refuse_used_entities(path: str, tree: Any) -> None:
+    if next(tree.iter(etree.Entity), None) is not None:
+        _refuse_entities(path)
+
+
+def _refuse_entities(path: str) -> NoReturn:
+    raise InputError(f"{path} uses entities, which are refused for security: replace them by their text")
+
+
+def _variants(unit: Element) -> dict[str, Element]:
+    """Return the first `<tuv>` of each language, without region, of a `<tu>`."""
+    return {_primary(_language(variant)): variant for variant in reversed(unit.findall("{*}tuv"))}
 
 
 def _name(element: Element) -> str:

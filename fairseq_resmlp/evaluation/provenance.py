@@ -13,7 +13,7 @@ from fairseq_resmlp.checkpoints.checkpoint_file import read_checkpoint
 from fairseq_resmlp.common.environment import environment_info
 from fairseq_resmlp.common.errors import InputError
 from fairseq_resmlp.common.regular_files import read_json
-from fairseq_resmlp.evaluation.metrics import PAPER, Comparison, Score, Text
+from fairseq_resmlp.evaluation.metrics import Comparison, Score, Text, paper_remark
 
 PACKAGES = ("torch", "fairseq", "sacrebleu", "sacremoses", "sentencepiece")  # whose versions a score may depend on
 
@@ -49,7 +49,7 @@ def score_report(
     return {
         "scores": scores,
         "comparisons": comparisons,
-        "paper": PAPER,
+        "paper": paper_remark(metadata.get("corpus")),
         "target_lang": target_lang,
         "lines": len(hypotheses.lines),
         "hypotheses": hypotheses,

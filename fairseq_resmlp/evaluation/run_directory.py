@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fairseq_resmlp.common.errors import InputError
+from fairseq_resmlp.common.model_files import CHECKPOINTS, find_model_files, matching_files
 from fairseq_resmlp.common.regular_files import check_regular_file
 from fairseq_resmlp.common.sentencepiece_model import load_sentencepiece
 from fairseq_resmlp.common.unique_names import unique_names
@@ -44,7 +45,7 @@ class RunDirectory:
             raise InputError(
                 f"dict.*.txt not found in {self.path} or in data-bin next to it: copy them from the training's data-bin"
             )
-        for path in (self.checkpoint, self.sentencepiece, *_all(self.dictionaries, "dict.*.txt")):
+        for path in (self.checkpoint, self.sentencepiece, *matching_files(self.dictionaries, "dict.*.txt")):
             if path is not None:
                 check_regular_file(path)
         if self.sentencepiece is not None:
@@ -82,31 +83,37 @@ class RunDirectory:
 def find_run(path: str) -> RunDirectory:
     """Locate the files of a run.
 
+    Args:
+        path: see `find_model_files`
+
     Raises:
         InputError: the directory is not a run directory
     """
-    inside = ("", "checkpoints")
-    checkpoint = _first(path, [f"{sub}/{name}" for name in _CHECKPOINTS for sub in inside])
-    nearby = [path, os.path.join(path, ".."), os.path.join(path, "..", "..")]
+    files = find_model_files(path)
+    home = files.home
     # No deeper, because a directory of several runs would mix them up.
-    events = [file for depth in ("", "*/", "*/*/") for file in _all(path, f"{depth}events.out.tfevents.*")]
+    events = [file for depth in ("", "*/", "*/*/") for file in matching_files(home, f"{depth}events.out.tfevents.*")]
+    scores = [*matching_files(home, "scores.json"), *matching_files(home, "*/scores.json")]
+    chosen = files.checkpoint if os.path.isdir(path) else find_model_files(home).checkpoint
+    if files.checkpoint and chosen and os.path.realpath(files.checkpoint) != os.path.realpath(chosen):
+        scores = []  # those of another checkpoint of the run
+    raw = next(filter(None, (matching_files(home, f"{place}raw/*") for place in ("", "../", "../../"))), None)
     run = RunDirectory(
-        path=path,
+        path=home,
         name=os.path.basename(os.path.abspath(path)),
-        checkpoint=checkpoint,
-        dictionaries=_parent(nearby, ("dict.*.txt", "data-bin/dict.*.txt")),
-        sentencepiece=next(
-            filter(None, (_first(place, ["sentencepiece.bpe.model", "spm.model"]) for place in nearby)), None
-        ),
-        raw=_parent(nearby, ("raw/*",)),
+        checkpoint=files.checkpoint,
+        dictionaries=files.dictionaries,
+        sentencepiece=files.sentencepiece,
+        raw=os.path.dirname(raw[0]) if raw else None,
         events=sorted({os.path.dirname(file) for file in events}),
-        logs=_all(path, "*.log"),
-        scores=[*_all(path, "scores.json"), *_all(path, "*/scores.json")],
+        logs=matching_files(home, "*.log"),
+        scores=scores,
     )
     if not (run.checkpoint or run.events or run.logs or run.scores):
         raise InputError(
-            f"{path} is not a run directory: it has no checkpoint, training log or scores.json; specify a directory "
-            "such as runs/CORPUS/ARCH of scripts/reproduce.sh, or demo/model of make demo"
+            f"{path} is not a run directory: it has no checkpoint ({', '.join(CHECKPOINTS)}, also in checkpoints/), "
+            "training log or scores.json; specify a directory such as runs/CORPUS/ARCH of scripts/reproduce.sh, or "
+            "demo/model of make demo"
         )
     return run
 
@@ -117,23 +124,3 @@ def find_runs(paths: Sequence[str]) -> list[RunDirectory]:
     for run, name in zip(runs, unique_names(paths)):
         run.name = name
     return runs
-
-
-# In order of preference: evaluate.sh scores the average.
-_CHECKPOINTS = ("average*.pt", "model.pt", "checkpoint_best.pt", "checkpoint_last.pt")
-
-
-def _all(directory: str, pattern: str) -> list[str]:
-    return sorted(glob.glob(os.path.join(glob.escape(directory), pattern)))
-
-
-def _first(directory: str, patterns: Sequence[str]) -> str | None:
-    """Return the newest file that matches the first pattern with any match."""
-    found = (_all(directory, pattern.lstrip("/")) for pattern in patterns)
-    return next((max(files, key=lambda file: os.lstat(file).st_mtime) for files in found if files), None)
-
-
-def _parent(directories: Sequence[str], patterns: Sequence[str]) -> str | None:
-    """Return the directory of the first file found."""
-    found = (_first(directory, patterns) for directory in directories)
-    return next((os.path.dirname(file) for file in found if file), None)

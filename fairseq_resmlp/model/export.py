@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fairseq_resmlp.common.errors import InputError
+from fairseq_resmlp.common.model_files import SENTENCEPIECE_NAMES, find_model_files
 from fairseq_resmlp.inference.config import NetworkConfig
-from fairseq_resmlp.inference.model_format import SENTENCEPIECE, read_dictionary, save_exported_model
+from fairseq_resmlp.inference.model_format import read_dictionary, save_exported_model
 from fairseq_resmlp.inference.shortlist import Shortlist
 from fairseq_resmlp.model import hub
 from fairseq_resmlp.model.folding import fold_into_next, fold_model_
@@ -29,9 +30,9 @@ def export_model(
     """Write the exported model `out` (see `fairseq_resmlp.inference.model_format`) of a trained model.
 
     Args:
-        model: a checkpoint, or a directory with model.pt
-        data: directory of the dictionaries, by default that of the checkpoint
-        sentencepiece: SentencePiece model, by default sentencepiece.bpe.model next to the checkpoint
+        model: a run directory, a model directory or a checkpoint, see `find_model_files`
+        data: directory of the dictionaries; None: found near `model`
+        sentencepiece: SentencePiece model; None: found near `model`
         dtype: type to store the matrices in
         shortlist: see `fairseq_resmlp.inference.shortlist`
         prune_mixing: zero the entries of each A smaller than this fraction of its largest
@@ -42,13 +43,18 @@ def export_model(
     Raises:
         InputError: a file is missing, not safe to load, or belongs to another model; or `out` exists
     """
-    home, file = (model, "model.pt") if os.path.isdir(model) else os.path.split(model)
-    home = home or "."
-    data = os.path.abspath(data or home)
-    sentencepiece = sentencepiece or os.path.join(home, SENTENCEPIECE)
-    for path, option in ((os.path.join(home, file), "MODEL"), (sentencepiece, "--spm")):
+    files = find_model_files(model)
+    checkpoint = files.require_checkpoint()
+    home, file = os.path.split(checkpoint)
+    data, sentencepiece = data or files.dictionaries, sentencepiece or files.sentencepiece
+    if data is None:
+        raise InputError(f"dict.*.txt not found in {files.home}, or in data-bin there or above: specify it as --data")
+    if sentencepiece is None:
+        raise InputError(f"{' or '.join(SENTENCEPIECE_NAMES)} not found in {files.home} or above: specify it as --spm")
+    for path, option in ((checkpoint, "MODEL"), (sentencepiece, "--spm")):
         if not os.path.isfile(path):
             raise InputError(f"{path} not found: specify it as {option}")
+    home, data = home or ".", os.path.abspath(data)
     loaded = hub.from_pretrained(home, file, data, prune_mixing, bpe="sentencepiece", sentencepiece_model=sentencepiece)
     languages = [loaded.task.cfg.source_lang, loaded.task.cfg.target_lang]
     source, target = (os.path.join(data, f"dict.{language}.txt") for language in languages)

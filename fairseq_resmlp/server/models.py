@@ -39,7 +39,7 @@ class ServedModel:
         self.name = f"{self.source}-{self.target}" if name is None else name
         if not _NAME.fullmatch(self.name):
             raise InputError(
-                f"{self.name!r} cannot be the name of a model: specify NAME=DIRECTORY with a name of up to 64 letters, "
+                f"{self.name!r} cannot be the name of a model: specify NAME=MODEL with a name of up to 64 letters, "
                 "digits, _, . and -"
             )
         self.translator, self.beam = translator, beam
@@ -108,7 +108,7 @@ class Models:
         for name, count in Counter(model.name for model in self.models).items():
             if count > 1:
                 raise InputError(
-                    f"{count} models are named {name}: distinguish them with NAME=DIRECTORY, for example "
+                    f"{count} models are named {name}: distinguish them with NAME=MODEL, for example "
                     f"small={name} and big={name}"
                 )
         self.pairs = {(model.source, model.target): model for model in reversed(self.models)}  # the first wins

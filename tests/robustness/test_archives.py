@@ -223,7 +223,7 @@ def test_an_error_of_the_reader_is_not_taken_for_damage(tmp_path):
 # Text
 
 
-@pytest.mark.parametrize("line", ["sch\xf6n".encode("latin-1"), "schön".encode("utf-16"), b"\xed\xa0\x80", b"\xc0\x80"])
+@pytest.mark.parametrize("line", ["sch\xf6n".encode("latin-1"), b"\xed\xa0\x80", b"\xc0\x80"])
 def test_sgml_in_another_encoding_is_refused_naming_the_line(tmp_path, line):
     write_tar(tmp_path / "a.tgz", ("x.sgm", tarfile.REGTYPE, b'<seg id="1">a</seg>\n<seg id="2">' + line + b"</seg>\n"))
     message = refused(tmp_path, "a.tgz:x.sgm")
@@ -246,7 +246,7 @@ def test_the_time_for_a_line_of_sgml_does_not_grow_with_its_square(tmp_path):
 @pytest.mark.parametrize("suffix, compress", [(".gz", gzip.compress), (".xz", lzma.compress), ("", bytes)])
 def test_a_line_of_unlimited_length_is_refused(tmp_path, monkeypatch, suffix, compress):
     monkeypatch.setattr(text_source, "LONGEST_LINE", 1 << 16)
-    (tmp_path / f"a{suffix}").write_bytes(compress(b"x\n" + bytes(1 << 20)))
+    (tmp_path / f"a{suffix}").write_bytes(compress(b"x\n" + b"x" * (1 << 20)))
     assert "line 2 of " in (message := refused(tmp_path, f"a{suffix}")) and "more than 65,536 bytes" in message
 
 

@@ -282,18 +282,18 @@ def test_a_failing_extract_leaves_existing_splits_as_they_were(tmp_path, failure
     write_files(tmp_path, a="a\nb\n", b="c\nd\n", short="x\n", **{"damaged.gz": gzip.compress(b"x\n" * 9000)[:-9]})
     out = tmp_path / "raw"
     words = ["extract", "--languages", "en", "de", "--downloads", tmp_path, "--out-dir", out]
-    assert run_command([*words, "train", "a", "b", "valid", "b", "a", "test", "a", "a"]).exit_code == 0
+    assert run_command([*words, "train", "a", "b", "valid", "b", "a", "test", "a", "b"]).exit_code == 0
     before = snapshot(tmp_path)
     last = {
         "missing": ["test", "a", "none"],
         "not parallel": ["test", "a", "short"],
         "damaged": ["test", "a", "damaged.gz"],
         "held out": ["test", "held-out", 3],
-        "interrupted": ["test", "a", "a"],
+        "interrupted": ["test", "b", "a"],
     }[failure]
     if failure == "interrupted":
         monkeypatch.setattr(os, "fsync", lambda descriptor: os.kill(os.getpid(), 2))
-    done = run_command([*words, "train", "b", "b", "valid", "b", "b", *last])
+    done = run_command([*words, "train", "b", "a", "valid", "a", "b", *last])
     assert done.exit_code != 0 and snapshot(tmp_path) == before
 
 

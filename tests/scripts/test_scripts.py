@@ -3,11 +3,13 @@
 A local server replaces the public addresses. The text is that of the grammar corpus.
 """
 
+import gzip
 import hashlib
 import io
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -184,6 +186,17 @@ def test_both_versions_of_the_test_set_are_scored_by_name(reproduced):
     assert filtered == full[3:-2]
 
 
+def test_the_next_commands_are_printed_and_work(reproduced):
+    out, messages, _ = reproduced
+    header, *commands = messages[messages.index("== wmt14.en-de, resmlp_tiny: done") :].splitlines()
+    assert header.endswith("scores are in the run/resmlp_tiny. Next:")
+    export, translate, serve = [shlex.split(line) for line in commands if line.startswith("fairseq-resmlp ")]
+    assert serve == ["fairseq-resmlp", "serve", "the run/resmlp_tiny/exported"]
+    assert run(*export, cwd=out.parent).stdout.startswith("the run/resmlp_tiny/exported: en-de, int8, ")
+    run(*translate, cwd=out.parent)
+    assert len(read_lines(out / "resmlp_tiny" / "translation.de")) == 30
+
+
 def test_a_second_run_skips_finished_steps(reproduced, corpus):
     out, first, _ = reproduced
     outputs = [path for path in out.rglob("*") if path.suffix in (".pt", ".bin", ".model", ".de")]
@@ -266,20 +279,24 @@ def test_results_of_other_generation_options_are_replaced(reproduced, corpus):
     assert report["metadata"]["generate"].endswith("--beam 1 --max-len-b 3")
 
 
-def test_local_text_is_used_and_missing_splits_are_held_out(text, archives, tmp_path):
-    local = tmp_path / "local text"
+def test_local_text_of_any_format_is_used_and_missing_splits_are_held_out(text, tmp_path):
+    local, corpus = tmp_path / "local text", tmp_path / "corpus"
     local.mkdir()
-    for split in ("train", "test"):
-        for side, language in enumerate(("en", "de")):
-            (local / f"{split}.{language}").write_text("".join(text[split][side]), encoding="utf-8")
-    rows = "texts=(train a.{en,de} train b.{en,de} valid held-out 20 test held-out 20)\n"
-    corpus = copy_corpus(archives, tmp_path / "corpus", SETTINGS + rows)
+    shutil.copytree(ROOT / "examples" / "own-corpus", corpus)
+    with open(corpus / "corpus.sh", "a") as file:
+        file.write(f"{SETTINGS}join_share=0.5\ntexts=(${{texts[@]/1000/20}})\n")
+    rows = [f"{en.strip()}\t{de.strip()}\n" for en, de in zip(*text["train"])]
+    (local / "train.tsv.gz").write_bytes(gzip.compress("".join(rows).encode()))
+    for side, language in enumerate(("en", "de")):
+        (local / f"test.{language}.txt").write_text("".join(text["test"][side]), encoding="utf-8")
     run(SCRIPTS / "prepare.sh", corpus, "--from", local, "--out", tmp_path / "out")
     raw = tmp_path / "out" / "raw"
     assert read_lines(raw / "test.de") == [line.strip() for line in text["test"][1]]
     assert len(read_lines(raw / "valid.en")) == 20
     assert len(read_lines(raw / "train.en")) <= 880
     assert set(read_lines(raw / "train.en")) <= {line.strip() for line in text["train"][0]}
+    counts = json.loads((tmp_path / "out" / "pieces" / "train.json").read_text())
+    assert 300 < counts["joined"] < 550 and counts["kept"] < 880 - 0.4 * counts["joined"]
     assert (tmp_path / "out" / "data-bin" / "test.en-de.de.bin").exists()
 
 
@@ -301,6 +318,10 @@ def test_local_text_is_used_and_missing_splits_are_held_out(text, archives, tmp_
             "error: --from {}/none: directory not found",
         ),
         (("prepare.sh", "multi30k.en-de", "--from"), "error: --from needs a value"),
+        (
+            ("prepare.sh", "multi30k.en-de", "--from", "{}/pieces", "--out", "{}/out"),
+            "error: --from {}/pieces: found neither train.en and train.de, also with .txt or .gz, nor train.tsv, .csv,",
+        ),
         (("ablate.sh", "multi30k.en-de", "{}/none.sh"), "error: table {}/none.sh not found"),
         (("ablate.sh", "multi30k.en-de"), "error: specify a table, such as {root}/examples/quality/comparison.sh"),
         (("ablate.sh", "multi30k.en-de", ROOT / "Makefile", "--seeds", "1, 2"), "error: --seeds 1, 2: specify"),
@@ -361,8 +382,8 @@ def test_help_shows_every_option_of_the_script(script):
 def test_every_corpus_has_the_same_settings():
     names = None
     for file in sorted(ROOT.glob("examples/*/corpus.sh")):
-        done = run("bash", "-euc", f'before=$(compgen -v); . {file}; compgen -v | grep -vxF "$before"')
-        found = set(done.stdout.split()) - {"before", "address", "PIPESTATUS", "_"}
+        done = run("bash", "-euc", f'corpus_dir=x before=$(compgen -v); . {file}; compgen -v | grep -vxF "$before"')
+        found = set(done.stdout.split()) - {"before", "corpus_dir", "address", "PIPESTATUS", "_"}
         assert names in (None, found), file
         names = found
 

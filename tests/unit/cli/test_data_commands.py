@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import pytest
 import sentencepiece
 from click.testing import CliRunner
 
@@ -86,6 +87,11 @@ def test_spm_encode_with_cleaning_reports_the_dropped_pairs(tmp_path):
     done = run_command(*arguments, "--max-ratio", 2, "--max-length", 3, "--report", tmp_path / "r.json")
     dropped = {"empty": 1, "invalid UTF-8": 1, "longer than 3 tokens": 1}
     assert json.loads((tmp_path / "r.json").read_text())["dropped"] == dropped
+    done = run_command(*arguments, "--max-ratio", 2, "--join-share", 1, "--report", tmp_path / "r.json")
+    assert done.output.endswith("  joined 2 pairs with their neighbours\n")
+    assert read_lines(tmp_path / "p" / "a") == [" ".join(["▁das"] * 5)]
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert (report["kept"], report["joined"]) == (1, 2)
 
 
 def test_spm_encode_refuses_inconsistent_options(tmp_path):
@@ -95,6 +101,8 @@ def test_spm_encode_refuses_inconsistent_options(tmp_path):
     assert done.exit_code == 1 and "--clean requires two files" in done.output
     done = run_command("spm-encode", *files, *options, "--report", tmp_path / "r.json")
     assert done.exit_code == 1 and "--report requires --clean" in done.output
+    done = run_command("spm-encode", *files, *options, "--join-share", 0.5)
+    assert done.exit_code == 1 and "--join-share requires --clean" in done.output
     done = run_command("spm-encode", files[0], "--model", files[1], "--out-dir", tmp_path / "p")
     assert done.exit_code == 1 and done.output == f"Error: {files[1]} is not a SentencePiece model\n"
     done = run_command("spm-encode", files[0], "--model", MODEL, "--out-dir", tmp_path)
@@ -115,6 +123,25 @@ def test_files_of_the_same_name_do_not_overwrite_each_other(tmp_path, monkeypatc
     done = run_command("download", *addresses[0], *addresses[1], "--to", "d")
     assert done.exit_code == 1 and "would both be written to d/train.txt: " in done.output
     assert not Path("p").exists() and not Path("d").exists()
+
+
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("a.tsv", "a\tb\n", "a.tsv is not plain text by its name: extract its text with fairseq-resmlp extract"),
+        ("a.en.gz", "a\n", "a.en.gz is not plain text by its name"),
+        ("a.en", "a\tb\nc\td\n", "a.en seems to be a table, because every line has a tab"),
+        ("a.en", "%PDF-1.7", "a.en is a PDF document: convert it to text"),
+        ("a.en", "<html>\n", "a.en is markup: extract its text"),
+    ],
+)
+def test_files_that_are_not_plain_text_are_refused_in_one_line(name, content, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path(name).write_text(content)
+    for command in (["spm-train"], ["spm-encode", "--out-dir", "p"]):
+        done = run_command(*command, name, "--model", MODEL if len(command) > 1 else "new")
+        assert done.exit_code == 1 and done.output.startswith(f"Error: {message}") and done.output.count("\n") == 1
+    assert not Path("p").exists() and not Path("new").exists()
 
 
 # shortlist

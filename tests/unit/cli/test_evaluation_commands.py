@@ -11,7 +11,7 @@ import torch
 from click.testing import CliRunner
 
 from fairseq_resmlp.cli.main import main
-from fairseq_resmlp.evaluation.metrics import PAPER, score
+from fairseq_resmlp.evaluation.metrics import paper_remark, score
 from support.files import write_lines
 from support.models import make_model
 from support.scored_texts import HYPOTHESES, REFERENCES, WORSE
@@ -32,14 +32,13 @@ def file_and_hash(path):
     return {"file": str(path), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
 
 
-def test_score_prints_every_score_and_a_remark_on_the_paper(files):
+def test_score_prints_every_score(files):
     done = run_score(*files)
     assert done.exit_code == 0, done.output
     for s in score(HYPOTHESES, REFERENCES, "de"):
         line, note = rf"{s.name} +{s.value:.1f}  {re.escape(s.signature)}", re.escape(s.note)
         assert re.search(rf"^{line}\n    {note}$", done.output, re.M)
-    assert " ".join(done.output.split()).endswith(PAPER)
-    assert "bootstrap" not in done.output
+    assert "bootstrap" not in done.output and "paper" not in done.output
 
 
 @pytest.mark.parametrize("name", ["tr", "zh", "DE", "german"])
@@ -76,13 +75,15 @@ def test_score_writes_everything_behind_the_scores_to_json(files, tmp_path):
     done = run_score(
         *(*files, "--checkpoint", checkpoint, "--json", tmp_path / "new" / "scores.json"),
         *("--metadata", "command=generate --beam=4 ä", "--metadata-json", f"times={tmp_path / 'times.json'}"),
+        *("--metadata", "corpus=wmt14.en-de"),
     )
     assert done.exit_code == 0, done.output
     text = (tmp_path / "new" / "scores.json").read_text(encoding="utf-8")
     assert text.endswith("}\n") and "ä" in text
     stored = json.loads(text)
     assert stored["scores"] == [vars(s) for s in score(HYPOTHESES, REFERENCES, "de")]
-    assert (stored["lines"], stored["target_lang"], stored["paper"]) == (6, "de", PAPER)
+    assert (stored["lines"], stored["target_lang"], stored["paper"]) == (6, "de", paper_remark("wmt14.en-de"))
+    assert " ".join(done.output.split()).endswith(stored["paper"])
     assert stored["hypotheses"] == file_and_hash(files[0])
     assert stored["reference"] == file_and_hash(files[2])
     assert stored["checkpoint"] == {
@@ -92,7 +93,8 @@ def test_score_writes_everything_behind_the_scores_to_json(files, tmp_path):
         "training_seconds": 12.5,
         "options": {"model": {"dropout": 0.1}, "optimization": {"lr": [0.2], "max_update": "inf"}},
     }
-    assert stored["metadata"] == {"command": "generate --beam=4 ä", "times": {"seconds": 1.5}}
+    expected = {"command": "generate --beam=4 ä", "corpus": "wmt14.en-de", "times": {"seconds": 1.5}}
+    assert stored["metadata"] == expected
     assert (stored["baseline"], stored["comparisons"]) == (None, [])
     programs = ["fairseq-resmlp", "python", "torch", "fairseq", "sacrebleu", "sacremoses", "sentencepiece"]
     assert list(stored["versions"]) == programs

@@ -207,6 +207,47 @@ def test_export_reports_languages_dtype_and_size(tmp_path):
     assert done.exit_code == 1 and "model already exists: choose another directory" in done.output
 
 
+@pytest.mark.parametrize(
+    "kind, checkpoint",
+    [("run", "average5.pt"), ("model", "model.pt"), ("checkpoint", "checkpoints/checkpoint_2_20.pt")],
+)
+def test_export_and_translate_take_any_form_of_a_model(kind, checkpoint, translator, tmp_path, monkeypatch):
+    home = tmp_path / "run"
+    model = home / checkpoint if kind == "checkpoint" else home
+    files = {checkpoint: "model.pt", "../spm.model": "sentencepiece.bpe.model"}
+    files |= {f"../data-bin/dict.{language}.txt": f"dict.{language}.txt" for language in ("en", "de")}
+    home.mkdir()
+    for name, golden in files.items():
+        (home / name).parent.mkdir(exist_ok=True)
+        (home / name).symlink_to(GOLDEN / golden)
+    done = run_command("export", model, tmp_path / "exported", "--dtype", "float32")
+    assert done.exit_code == 0, done.output
+    (tmp_path / "input").write_text(f"{PLAIN}\n")
+    monkeypatch.setattr("tempfile.tempdir", str(home))
+    before = sorted(os.listdir(home))
+    for given in (model, tmp_path / "exported"):
+        done = run_command("translate", given, "--input", tmp_path / "input", "--output", tmp_path / "out", *SHORT)
+        assert done.exit_code == 0, done.output
+        assert (tmp_path / "out").read_text(encoding="utf-8") == f"{translate(translator, [PLAIN])[0]}\n"
+    assert sorted(os.listdir(home)) == before  # the temporary model is gone
+    done = run_command("translate", model, "--input", tmp_path / "input", "--output", home / checkpoint)
+    assert done.exit_code == 1 and "would overwrite its own input" in done.output
+
+
+def test_a_directory_without_a_model_is_refused_saying_what_was_looked_for(tmp_path):
+    names = "average*.pt, model.pt, checkpoint_best.pt, checkpoint_last.pt, also not in checkpoints/"
+    for command, more in (
+        (["export", tmp_path, tmp_path / "out"], ""),
+        (["translate", tmp_path], ", and no config.json of an exported model"),
+    ):
+        done = run_command(*command)
+        assert done.exit_code == 1 and done.output.count("\n") == 1
+        assert done.output.startswith(f"Error: no model found in {tmp_path}: there is no {names}{more}; specify a run")
+    (tmp_path / "model.pt").touch()
+    done = run_command("export", tmp_path, tmp_path / "out")
+    assert done.exit_code == 1 and re.match("Error: dict.*.txt not found in .*: specify it as --data\n", done.output)
+
+
 def test_translate_refuses_models_of_older_versions_in_one_line(tmp_path):
     (tmp_path / "config.json").write_text('{"version": 3}')
     done = run_command("translate", tmp_path)

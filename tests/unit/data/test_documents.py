@@ -7,7 +7,8 @@ import pytest
 from lxml import etree
 
 from fairseq_resmlp.common.errors import InputError
-from fairseq_resmlp.data.documents import Filled, Link, check_plain_text, document_type, read_document
+from fairseq_resmlp.data.documents import Filled, Link, document_type, read_document
+from fairseq_resmlp.data.plain_text import check_plain_text
 
 XLIFF = """<?xml version='1.0' encoding='UTF-8'?>
 <!-- note --><xliff xmlns="urn:oasis:names:tc:xliff:document:1.2" xmlns:x="urn:x" version="1.2">
@@ -223,6 +224,7 @@ def test_a_document_that_decompresses_to_too_much_is_refused(tmp_path, monkeypat
         (b"\xef\xbb\xbf <?xml version='1.0'?>", "is XML: name it .tmx or .xlf"),
         (b"<!DOCTYPE html>", "is markup"),
         (b"<HTML>", "is markup"),
+        (b"<p>\na\n</p>\n<br>\n", "is markup, because most of its lines are enclosed in tags"),
         (b"a\0b", "is a binary file"),
     ],
 )
@@ -232,7 +234,19 @@ def test_other_formats_are_not_read_as_text(content, message, tmp_path):
         check_plain_text(str(tmp_path / "a"))
 
 
-@pytest.mark.parametrize("content", [b"", b"\xff\xe9t\xe9", b"< a", b"<g> is a tag", "\u2581\x1b".encode()])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\xff\xe9t\xe9",
+        b"<b>one line</b>\n",
+        b"<3\n<3>\n",
+        b"a\tb\n",
+        b"< a",
+        b"<g> is a tag",
+        "\u2581\x1b".encode(),
+    ],
+)
 def test_unusual_text_is_text(content, tmp_path):
     (tmp_path / "a").write_bytes(content)
     check_plain_text(str(tmp_path / "a"))

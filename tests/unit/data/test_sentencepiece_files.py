@@ -75,7 +75,7 @@ def test_models_whose_subwords_span_spaces_are_supported(tmp_path):
 def test_several_processes_keep_the_order_of_lines(tmp_path, encode):
     count = 3 * BLOCK + 7
     files = write_files(tmp_path, a="".join(f"Haus {i}\n" for i in range(count)))
-    assert encode_files(files, [str(tmp_path / "out")], str(MODEL), workers=2) == (count, {})
+    assert encode_files(files, [str(tmp_path / "out")], str(MODEL), workers=2) == (count, {}, 0)
     assert read_lines(tmp_path / "out") == encode(f"Haus {i}" for i in range(count))
 
 

@@ -8,10 +8,10 @@ import pytest
 
 from fairseq_resmlp.common.errors import InputError
 from fairseq_resmlp.evaluation.metrics import (
-    PAPER,
     compare,
     compound_split,
     moses_tokenize,
+    paper_remark,
     read_parallel,
     read_text,
     score,
@@ -160,12 +160,18 @@ def test_the_bootstrap_test_detects_a_worse_system_and_no_difference_from_itself
         assert "bs:1000|seed:12345" in c.signature
 
 
-def test_the_table_lists_every_score_and_ends_with_a_remark_on_the_paper():
+def test_the_table_lists_every_score_and_ends_with_a_remark():
     scores = score(HYPOTHESES, REFERENCES, "de")
-    lines = table(scores).splitlines()
+    lines = table(scores, remark="A remark.").splitlines()
     for s in scores:
         place = next(i for i, line in enumerate(lines) if line.startswith(f"{s.name} ") and s.signature in line)
         assert lines[place].split()[len(s.name.split()) :] == [f"{s.value:.1f}", s.signature]
         assert lines[place + 1] == f"    {s.note}"
-    assert " ".join(" ".join(lines).split()).endswith(PAPER)
+    assert lines[-1] == "A remark."
     assert "bootstrap" not in table(scores)
+
+
+def test_the_bleu_of_the_paper_is_shown_for_its_corpora_only():
+    assert "reports 26.4 BLEU with 6 layers and 26.8 with 12, probably tokenized" in paper_remark("wmt14.en-de")
+    assert "reports 40.3 BLEU with 6 layers and 40.6 with 12, " in paper_remark("wmt14.en-fr")
+    assert [paper_remark(corpus) for corpus in ("multi30k.en-de", "wmt14", None, 1)] == [None] * 4

@@ -19,6 +19,17 @@ def test_runs_are_named_by_the_shortest_distinct_ends_of_their_paths(tmp_path):
         find_runs([str(paths[0])] * 2)
 
 
+def test_a_checkpoint_stands_for_its_run_with_the_scores_of_the_averaged_one_only(tmp_path):
+    for name in ("average5.pt", "checkpoints/checkpoint_best.pt", "train.log", "test/scores.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    scores = [str(tmp_path / "test" / "scores.json")]
+    for path, expected in (("", scores), ("average5.pt", scores), ("checkpoints/checkpoint_best.pt", [])):
+        run = find_run(str(tmp_path / path))
+        assert [os.path.realpath(file) for file in run.scores] == expected
+        assert len(run.logs) == 1 and run.checkpoint.endswith(path or "average5.pt")
+
+
 def test_a_directory_without_checkpoint_logs_and_scores_is_rejected(tmp_path):
     with pytest.raises(InputError, match="is not a run directory: it has no checkpoint"):
         find_run(str(tmp_path))

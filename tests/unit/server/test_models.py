@@ -36,7 +36,7 @@ def test_of_several_models_of_a_pair_the_first_is_the_default():
 
 
 def test_models_of_the_same_name_are_refused():
-    with pytest.raises(InputError, match="2 models are named en-de: distinguish them with NAME=DIRECTORY"):
+    with pytest.raises(InputError, match="2 models are named en-de: distinguish them with NAME=MODEL"):
         Models([model("en", "de"), model("en", "de")])
 
 
@@ -47,7 +47,7 @@ def golden(exported_models):
 
 @pytest.mark.parametrize("name", ["", "a b", "a/b", "..%2f", "a" * 65, "<b>", "a\n"])
 def test_a_name_that_does_not_fit_into_an_address_is_refused(golden, name):
-    with pytest.raises(InputError, match="cannot be the name of a model: specify NAME=DIRECTORY"):
+    with pytest.raises(InputError, match="cannot be the name of a model: specify NAME=MODEL"):
         ServedModel(name, golden, 4, 1)
 
 

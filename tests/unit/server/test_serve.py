@@ -69,11 +69,11 @@ def test_options_are_the_settings(exported_models, started, tmp_path):
 @pytest.mark.parametrize(
     "words, message",
     [
-        ([], "Missing argument '[NAME=]DIRECTORY...'"),
-        (["missing"], "'missing' is not a directory: specify an exported model, or one with model.pt"),
-        (["name=missing"], "'missing' is not a directory"),
-        (["."], "is not an exported model, because it has no config.json: run fairseq-resmlp export"),
-        (["{model}", "{model}"], "2 models are named en-de: distinguish them with NAME=DIRECTORY"),
+        ([], "Missing argument '[NAME=]MODEL...'"),
+        (["missing"], "'missing' not found: specify an exported model, a run directory or a checkpoint"),
+        (["name=missing"], "'missing' not found"),
+        (["."], "no model found in .: there is no average*.pt, model.pt, checkpoint_best.pt, "),
+        (["{model}", "{model}"], "2 models are named en-de: distinguish them with NAME=MODEL"),
         (["a b={model}"], "'a b' cannot be the name of a model"),
         (["{model}", "--beam", "10000"], "a beam of 10000 is too large"),
         (["{model}", "--host", "192.0.2.1"], "cannot listen on 192.0.2.1:0: Cannot assign requested address"),

@@ -1,0 +1,97 @@
+"""Checks that a file is plain text, and not another format that would be read as if it were text."""
+
+import os
+import re
+from collections.abc import Sequence
+
+from fairseq_resmlp.common.compression import open_decompressed
+from fairseq_resmlp.common.errors import InputError
+from fairseq_resmlp.data.documents import document_type
+
+BEGINNING = 4096  # bytes of a file that are checked
+
+_BINARY = (
+    (b"\x1f\x8b", "is compressed with gzip: rename it to NAME.gz"),
+    (b"PK\x03\x04", "is a ZIP archive or an office document: convert it to text"),
+    (b"%PDF-", "is a PDF document: convert it to text"),
+    (b"\xff\xfe", "is UTF-16: convert it to UTF-8"),
+    (b"\xfe\xff", "is UTF-16: convert it to UTF-8"),
+)
+_SGML = "is a test set in SGML: name it .sgm for fairseq-resmlp extract, or extract its text"
+_MARKUP = (
+    (b"<?xml", "is XML: name it .tmx or .xlf if it is one of these, or extract its text"),
+    (b"<tmx", "is TMX: name it .tmx"),
+    (b"<xliff", "is XLIFF: name it .xlf"),
+    (b"<!doctype", "is markup: extract its text"),
+    (b"<html", "is markup: extract its text"),
+    (b"<srcset", _SGML),
+    (b"<refset", _SGML),
+    (b"<tstset", _SGML),
+    (b"<mteval", _SGML),
+)
+_TAGGED = re.compile(rb"<[A-Za-z!/?]")
+
+
+def check_plain_text(path: str) -> None:
+    """Check that a regular file, compressed if it is named .gz, is not a well-known format other than text.
+
+    Raises:
+        InputError: it is, or it is a binary file
+    """
+    with open_decompressed(path) as file:
+        beginning = file.read(BEGINNING)
+    check_not_binary(beginning, path)
+    check_not_markup(beginning, path)
+
+
+def check_training_text(path: str) -> None:
+    """`check_plain_text` for a file that is read as it is, without the formats of `fairseq-resmlp extract`.
+
+    Raises:
+        InputError: the file is compressed, a document, a table, or not text
+    """
+    if document_type(path) or os.path.splitext(path)[1] in (".gz", ".bz2", ".xz", ".sgm"):
+        raise InputError(f"{path} is not plain text by its name: extract its text with fairseq-resmlp extract")
+    with open(path, "rb") as file:
+        beginning = file.read(BEGINNING)
+    check_not_binary(beginning, path)
+    check_not_markup(beginning, path)
+    check_not_table(beginning, path)
+
+
+def check_not_binary(beginning: bytes, name: str) -> None:
+    """Raise InputError if the beginning of a file is that of a binary file."""
+    _check_signatures(_BINARY, beginning, name)
+    if b"\0" in beginning:
+        raise InputError(f"{name} is a binary file: specify a text file")
+
+
+def check_not_markup(beginning: bytes, name: str) -> None:
+    """Raise InputError if the beginning of a file is that of XML, HTML or SGML."""
+    _check_signatures(_MARKUP, beginning, name)
+    lines = [line.strip() for line in _complete_lines(beginning) if line.strip()]
+    tagged = [line for line in lines if _TAGGED.match(line) and line.endswith(b">")]
+    if len(tagged) > 1 and 2 * len(tagged) > len(lines):
+        raise InputError(f"{name} is markup, because most of its lines are enclosed in tags: extract its text")
+
+
+def check_not_table(beginning: bytes, name: str) -> None:
+    """Raise InputError if every line at the beginning of a file has a tab."""
+    lines = _complete_lines(beginning)
+    if len(lines) > 1 and all(b"\t" in line for line in lines):
+        raise InputError(
+            f"{name} seems to be a table, because every line has a tab: name it .tsv, and extract its columns with "
+            "fairseq-resmlp extract; or replace the tabs by spaces"
+        )
+
+
+def _check_signatures(signatures: Sequence[tuple[bytes, str]], beginning: bytes, name: str) -> None:
+    text = beginning.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    for signature, kind in signatures:
+        if text.startswith(signature.lower()):
+            raise InputError(f"{name} {kind}")
+
+
+def _complete_lines(beginning: bytes) -> list[bytes]:
+    lines = beginning.split(b"\n")
+    return lines[:-1] if len(beginning) >= BEGINNING or not lines[-1] else lines
