@@ -6,13 +6,11 @@ The first process prints as usual. If another one fails, its last lines are prin
 of torchrun, is not.
 """
 
-import os
+import logging
 import sys
 from collections import deque
 from pathlib import Path
 from tempfile import TemporaryDirectory
-
-os.environ.setdefault("LOGLEVEL", "CRITICAL")  # of torchrun; read when it is imported
 
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -23,6 +21,7 @@ LAST_LINES = 20
 
 def launch(processes: int, command: list[str]) -> int:
     """Run `command` in several processes, with torchrun's environment variables. Returns its exit status."""
+    logging.disable(logging.ERROR)  # messages of torchrun; the command runs in other processes
     with TemporaryDirectory() as logs:
         quiet = ",".join(f"{rank}:3" for rank in range(1, processes))  # 3: standard output and standard error
         options = ["--standalone", "--nproc-per-node", str(processes), "--no-python", "--log-dir", logs]
