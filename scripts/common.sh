@@ -133,9 +133,10 @@ check_run_name() {
 
 # What the caller has exported under these names has no effect.
 unset -v source target files texts vocab_size default_arch dropout lr warmup_updates batch_tokens device_tokens
-unset -v updates save_updates average beam lenpen join_share arch criterion devices max_tokens update_freq
-unset -v corpus second name from mirror out data baseline teacher into table seeds jobs options
+unset -v updates save_updates average beam lenpen join_share arch criterion precision batches max_tokens update_freq
+unset -v corpus second name from mirror out data baseline teacher into table seeds jobs processes options
 corpus='' second='' name='' from='' mirror='' out='' data='' baseline='' teacher='' into='' table='' seeds='' jobs=''
+processes=''
 options=()
 while [ $# -gt 0 ]; do
     case $1 in
@@ -200,4 +201,4 @@ if ! environment_is_complete; then
     activate="source $(printf %q "$root/.venv/bin/activate")"
     environment_is_complete || make -C "$root" --no-print-directory install EXTRAS=reproduce
 fi
-[[ " $accepts " == *" --jobs "* ]] || share_cores 1 # with --jobs, the cores are shared later
+[[ $accepts =~ --(jobs|processes) ]] || share_cores 1 # otherwise, the cores are shared when the number is known

@@ -5,6 +5,8 @@
 [[ $- == *p* ]] || exec bash -p -- "$0" "$@"
 unset -v BASH_COMPAT BASH_ENV ENV GREP_OPTIONS POSIXLY_CORRECT PYTHONINSPECT PYTHONIOENCODING PYTHONSAFEPATH TAR_OPTIONS
 unset -v TMOUT
+# With these, fairseq would wait for the other tasks of a SLURM job, which run nothing.
+unset -v SLURM_JOB_NODELIST SLURM_STEP_NODELIST
 set -euo pipefail
 export PYTHONUTF8=1 # paths and text are UTF-8 in every locale
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE} # see docs/performance.md, "Threads"

@@ -15,21 +15,35 @@ logger = logging.getLogger(__name__)
 def resume_with_other_batches() -> None:
     """Resume within an epoch if --max-tokens, the number of processes or the data have changed (fairseq issue 781).
 
-    A checkpoint stores how many batches of the epoch have been used. If the batches are different when training
-    resumes, fairseq skips another part of the data, or fails if there are fewer. With this patch, checkpoints also
-    store the number of batches of the epoch, and training skips the same fraction.
+    A checkpoint stores how many batches of the epoch each process has used. If the batches or the processes are
+    different when training resumes, fairseq skips another part of the data, or fails if there are fewer. With this
+    patch, checkpoints also store the number of batches and processes.
+
+    - The same batches, divided among other processes: training skips those that have been used. It is exact if
+      --update-freq times the number of processes is the same, so that each update has the same batches.
+    - Other batches: training skips the same fraction of the epoch.
     """
     state_dict, load_state_dict = EpochBatchIterator.state_dict, EpochBatchIterator.load_state_dict
 
     @functools.wraps(state_dict)
     def state_dict_with_total(self):
-        return {**state_dict(self), "batches_in_epoch": len(self)}
+        sizes = {"batches_in_epoch": len(self), "batches_of_all_processes": len(self.frozen_batches)}
+        return {**state_dict(self), **sizes, "processes": self.num_shards}
 
     @functools.wraps(load_state_dict)
     def load_state_dict_of_other_batches(self, state):
         used, total, now = state.get("iterations_in_epoch", 0), state.get("batches_in_epoch"), len(self)
+        processes, divided = state.get("processes", self.num_shards), len(self.frozen_batches)
+        if used and processes != self.num_shards and state.get("batches_of_all_processes") == divided:
+            # A process has used every n-th batch of the epoch.
+            resumed = used * processes // self.num_shards
+            logger.info(
+                f"the number of processes has changed from {processes} to {self.num_shards}: epoch {state['epoch']} "
+                f"continues after batch {resumed} of each process"
+            )
+            state = {**state, "iterations_in_epoch": resumed}
         # Checkpoints written without this patch have no total.
-        if used and (now <= used if total is None else now != total):
+        elif used and (now <= used if total is None else now != total):
             resumed = 0 if total is None else used * now // total
             logger.warning(
                 f"the data, --max-tokens, --batch-size or the number of processes has changed: epoch {state['epoch']} "

@@ -402,29 +402,49 @@ def test_every_row_of_a_table_is_accepted_by_fairseq(table):
         assert parsed.arch == arch
 
 
-def test_two_processes_train_like_one_with_twice_the_update_frequency(reproduced, corpus, archives, tmp_path):
-    half = copy_corpus(archives, tmp_path / "half", SETTINGS + "updates=10\n")
-    torchrun = ("torchrun", "--nproc-per-node", "2", "--no-python")
-    curves, models = [], []
-    # The run with two processes stops after 10 updates and is resumed.
-    for launcher, corpora in (((), [corpus]), (torchrun, [half, corpus])):
-        out = tmp_path / f"run{len(curves)}"
+def losses(log):
+    return [float(x) for x in re.findall(r"train_inner \| epoch .* loss=([\d.]+), nll_loss", log)]
+
+
+def test_the_number_of_processes_can_change_and_does_not_change_the_training(reproduced, archives, tmp_path):
+    # An update consists of 4 batches, divided among the processes.
+    corpus = copy_corpus(
+        archives, tmp_path / "corpus", SETTINGS + "batch_tokens=1200\ndevice_tokens=300\nsave_updates=4"
+    )
+    logs, models = [], []
+    for jobs in ([("1", 12)], [("4", 4), ("2", 8), ("4", 12)]):
+        out = tmp_path / f"run{len(logs)}"
         out.mkdir()
         for part in ("data-bin", "pieces"):
             (out / part).symlink_to(reproduced[0] / part)
-        for settings in corpora:
-            done = run(*launcher, SCRIPTS / "train.sh", settings, "--out", out, "--", "--log-interval", "1")
-        assert f"--update-freq {1 if launcher else 2}" in done.stdout
-        log = (out / "resmlp_tiny" / "train.log").read_text()
-        curves.append([float(x) for x in re.findall(r"train_inner \| epoch .* loss=([\d.]+), nll_loss", log)])
+        for processes, updates in jobs:
+            options = ["--processes", processes, "--", "--log-interval", "1", "--max-update", updates]
+            done = run(SCRIPTS / "train.sh", corpus, "--out", out, *options)
+            assert f"on {processes} CPU process(es) with 300 tokens" in done.stdout
+        logs.append(losses((out / "resmlp_tiny" / "train.log").read_text()))
         last = out / "resmlp_tiny" / "checkpoints" / "checkpoint_last.pt"
         models.append(torch.load(last, weights_only=True)["model"])
-    assert len(curves[0]) == 20
-    assert curves[1] == pytest.approx(curves[0], abs=1e-3)
+    assert len(logs[0]) == 12
+    assert logs[1] == pytest.approx(logs[0], abs=1e-3)
     for name, value in models[0].items():
         # Attention does not depend on the bias of the keys: its gradient is rounding error, which Adagrad amplifies.
         if not name.endswith("k_proj.bias"):
             torch.testing.assert_close(models[1][name], value, atol=1e-3, rtol=1e-3, msg=name)
+    done = run(SCRIPTS / "train.sh", corpus, "--out", out, "--processes", "3", check=False)
+    assert done.stderr.endswith(
+        "divides an update into 4 batch(es), which 3 processes cannot share equally: continue with a number of "
+        "processes that divides 4 (--processes)\n"
+    )
+
+
+def test_a_mistake_is_reported_once_by_several_processes(reproduced, corpus, tmp_path):
+    for part in ("data-bin", "pieces"):
+        (tmp_path / part).symlink_to(reproduced[0] / part)
+    options = ["--out", tmp_path, "--processes", "2", "--", "--log-interval", "0"]
+    done = run(SCRIPTS / "train.sh", corpus, *options, check=False)
+    said = done.stdout + done.stderr
+    assert done.returncode == 1 and said.count("error: ") == 1 and said.count("--log-interval 0 is less than 1") == 1
+    assert "Traceback" not in said
 
 
 @pytest.mark.slow

@@ -35,7 +35,6 @@ def state_after(iterator, batches):
         (48, {"max_sentences": 48}, 0),
         (20, {"max_sentences": 4}, 2),
         (96, {"max_sentences": 4}, 12),
-        (48, {"max_sentences": 4, "num_shards": 2, "shard_id": 1}, 3),
     ],
 )
 def test_training_continues_after_the_same_fraction_of_the_epoch(count, limits, expected, caplog):
@@ -46,6 +45,26 @@ def test_training_continues_after_the_same_fraction_of_the_epoch(count, limits, 
     assert len(list(resumed.next_epoch_itr(shuffle=False))) == len(resumed) - expected
     changed = len(resumed) != 12
     assert (f"epoch 1 now has {len(resumed)} batches instead of 12, and continues after" in caplog.text) == changed
+
+
+def batches_of_update(processes, update, state=None):
+    """Return the sentences of an update of 4 batches, divided among processes, and a state after `update` of them."""
+    seen = []
+    for shard in range(processes):
+        iterator = make_iterator(84, max_sentences=4, num_shards=processes, shard_id=shard)  # 21 batches
+        if state is not None:
+            iterator.load_state_dict(state)
+        epoch = iterator.next_epoch_itr(shuffle=True)
+        batches = [next(epoch) for _ in range(4 // processes * (1 if state else update))]
+        seen += [i for batch in batches[-4 // processes :] for i in batch["id"].tolist()]
+    return sorted(seen), iterator.state_dict()
+
+
+@pytest.mark.parametrize(("before", "after"), [(4, 2), (2, 4), (4, 1), (1, 4)])
+def test_another_number_of_processes_continues_with_the_batches_that_follow(before, after):
+    _, state = batches_of_update(before, 2)
+    expected, _ = batches_of_update(before, 3)
+    assert batches_of_update(after, 1, state)[0] == expected
 
 
 def test_a_checkpoint_of_fairseq_from_beyond_the_end_of_the_epoch_resumes_at_its_beginning(caplog):
