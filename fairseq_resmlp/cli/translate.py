@@ -89,7 +89,8 @@ def translate(
     A document remains as it is, except that translations are added where they are missing.
     """
     from fairseq_resmlp.cli.file_translation import translate_document, translate_lines
-    from fairseq_resmlp.data.documents import check_plain_text, document_type, read_document
+    from fairseq_resmlp.data.documents import document_type, read_document
+    from fairseq_resmlp.data.plain_text import check_plain_text
     from fairseq_resmlp.inference.network import check_device
     from fairseq_resmlp.inference.output_format import make_format
     from fairseq_resmlp.inference.translation import TranslationOptions
@@ -105,6 +106,10 @@ def translate(
             raise InputError(f"{output} would have the format of the input: choose a name that ends in .{kind}")
     elif source_column or target_column:
         raise InputError("--source-column and --target-column require a table as --input: .tsv or .csv")
+    elif document_type(output) not in (None, "tsv"):
+        raise InputError(
+            f"{output} would not have the format of its name, because the input is text: choose .txt or .tsv"
+        )
     elif os.path.isfile(source):
         check_plain_text(source)
     check_device(device)

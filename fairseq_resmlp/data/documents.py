@@ -65,7 +65,7 @@ def read_document(
         path: a file with a type, see `document_type`
         languages: source and target language, such as en and de
         source_column: of a table, a name in its first line, or a number from 1 if it has no header. None: the source
-            language in .csv, the first column in .tsv
+            language in .csv, and in .tsv if its first line names both languages; otherwise the first column
         target_column: likewise. A column that does not exist is added. None: the target language if the table has a
             header, else a new column
 
@@ -84,33 +84,6 @@ def read_document(
     from fairseq_resmlp.data.xml_documents import Tmx, Xliff  # needs lxml
 
     return Tmx(path, content, languages) if kind == "tmx" else Xliff(path, content, languages)
-
-
-_SIGNATURES = (
-    (b"\x1f\x8b", "is compressed with gzip: rename it to NAME.gz"),
-    (b"PK\x03\x04", "is a ZIP archive or an office document: convert it to text"),
-    (b"%PDF-", "is a PDF document: convert it to text"),
-    (b"\xff\xfe", "is UTF-16: convert it to UTF-8"),
-    (b"\xfe\xff", "is UTF-16: convert it to UTF-8"),
-    (b"<?xml", "is XML: name it .tmx or .xlf if it is one of these, or extract its text"),
-    (b"<!doctype", "is markup: extract its text"),
-    (b"<html", "is markup: extract its text"),
-)
-
-
-def check_plain_text(path: str) -> None:
-    """Check that a regular file is not a well-known format other than text.
-
-    Raises:
-        InputError: it is, or it is a binary file
-    """
-    with open_decompressed(path) as file:
-        start = file.read(4096)
-    for signature, kind in _SIGNATURES:
-        if start.removeprefix(b"\xef\xbb\xbf").lstrip()[: len(signature)].lower() == signature.lower():
-            raise InputError(f"{path} {kind}")
-    if b"\0" in start:
-        raise InputError(f"{path} is a binary file: specify a text file")
 
 
 @dataclass(frozen=True)
@@ -171,7 +144,7 @@ class Table:
         if not self.rows:
             raise InputError(f"{path} is empty")
         if source_column is None:
-            source_column = languages[0] if kind == "csv" else "1"
+            source_column = languages[0] if kind == "csv" or set(languages) <= set(self.rows[0]) else "1"
         self.header = [] if source_column.isdecimal() else self.rows[0]
         self.source = self._find(path, source_column)
         self.target = self._target(path, languages[1], target_column)

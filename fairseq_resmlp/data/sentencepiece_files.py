@@ -23,6 +23,7 @@ from fairseq_resmlp.common.errors import InputError
 from fairseq_resmlp.common.sentencepiece_model import WORD_BOUNDARY, load_sentencepiece
 from fairseq_resmlp.common.unique_names import check_distinct_targets
 from fairseq_resmlp.data.cleaning import CleaningRules
+from fairseq_resmlp.data.plain_text import check_text_files
 
 BLOCK = 5000  # lines that a worker encodes at a time
 CACHED_WORDS = 1 << 18
@@ -39,8 +40,9 @@ def train_sentencepiece(files: Sequence[str], out: BinaryIO, vocab_size: int, ma
         int: the number of lines used for training
 
     Raises:
-        InputError: the text is empty, or has too few different words for `vocab_size`
+        InputError: a file is not text, or the text is empty, or has too few different words for `vocab_size`
     """
+    check_text_files(*files)
     total = sum(1 for file in files for _ in _lines(file))
     if not total:
         raise InputError(f"cannot train a SentencePiece model: {', '.join(files)} contain no text")
@@ -141,6 +143,7 @@ def encode_to_directory(
     """
     targets = encoded_paths(files, out_dir)
     refuse_overwriting(targets, [*files, model])
+    check_text_files(*files)
     SentencePieceEncoder(model)  # report an error in the model once, before the workers start
     if cleaning and len(files) != 2:
         raise InputError(f"--clean requires two files, the sides of one text, not {len(files)}")

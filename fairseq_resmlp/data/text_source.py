@@ -14,6 +14,7 @@ from typing import IO, Any, cast
 
 from fairseq_resmlp.common.errors import InputError
 from fairseq_resmlp.common.regular_files import check_regular_file
+from fairseq_resmlp.data.plain_text import START, check_signature
 
 DECOMPRESSORS: dict[str, Callable[[IO[bytes]], Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 SIGNATURES: dict[bytes, Callable[[IO[bytes]], Any]] = {
@@ -68,6 +69,8 @@ def open_text(place: str, downloads: str) -> Iterator[Iterable[bytes]]:
                 file, name = io.BufferedReader(stack.enter_context(DECOMPRESSORS[suffix](file))), base
         if not member and name.endswith(ARCHIVES):
             raise InputError(f"{path} is an archive: specify a file in it, as {os.path.basename(path)}:PATH")
+        with _input_errors(path):
+            check_signature(where, cast(io.BufferedReader, file).peek(START)[:START])
         lines = _lines(file, path, where)
         yield _segments(lines, where) if name.endswith(".sgm") else lines
 

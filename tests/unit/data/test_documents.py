@@ -7,7 +7,8 @@ import pytest
 from lxml import etree
 
 from fairseq_resmlp.common.errors import InputError
-from fairseq_resmlp.data.documents import Filled, Link, check_plain_text, document_type, read_document
+from fairseq_resmlp.data.documents import Filled, Link, document_type, read_document
+from fairseq_resmlp.data.plain_text import check_plain_text
 
 XLIFF = """<?xml version='1.0' encoding='UTF-8'?>
 <!-- note --><xliff xmlns="urn:oasis:names:tc:xliff:document:1.2" xmlns:x="urn:x" version="1.2">

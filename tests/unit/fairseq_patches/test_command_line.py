@@ -16,6 +16,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import CompactHydraException
 
 from fairseq_resmlp.common.errors import InputError
+from fairseq_resmlp.fairseq_patches import option_checks
 from support.commands import run, train_options
 from support.models import make_model, make_task
 from support.paths import PLUGIN, ROOT
@@ -60,7 +61,8 @@ def test_fairseq_commands_report_a_missing_file_in_one_line(tmp_path, program):
 @pytest.mark.parametrize(
     ("arguments", "tpu"), [(["--bf16"], False), (["--memory-efficient-bf16"], False), (["--bf16", "--tpu"], True)]
 )
-def test_bf16_selects_a_tpu_only_if_requested(arguments, tpu):
+def test_bf16_selects_a_tpu_only_if_requested(monkeypatch, arguments, tpu):
+    monkeypatch.setattr(option_checks, "missing_modules", lambda names: [])
     parser = options.get_training_parser()
     args = options.parse_args_and_arch(parser, ["data", "--arch", "resmlp_tiny", *arguments])
     assert args.bf16 and args.tpu is tpu

@@ -46,7 +46,7 @@ def test_impossible_training_options_are_refused(arguments, message):
         (["--nbest", "0"], "--nbest 0 is less than 1"),
         (["--lenpen", "nan"], "--lenpen nan is not a number"),
         (["--lenpen", "1e4"], "--lenpen is out of range: use at most 100"),
-        (["--max-len-b", "9" * 400], "--max-len-b is out of range: use at most 1e"),
+        (["--max-len-b", "9" * 400], "--max-len-b is out of range: use at most 1000000000"),
         (["--prefix-size", "-1"], "--prefix-size -1 is less than 0"),
         (
             ["--sampling", "--nbest", "5", "--diverse-beam-groups", "5"],
