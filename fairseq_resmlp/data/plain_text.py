@@ -8,6 +8,8 @@ from fairseq_resmlp.common.errors import InputError
 START = 4096  # bytes that are examined
 _BINARY = {
     rb"\x1f\x8b": "is compressed with gzip: decompress it",
+    rb"\x1f\x9d": "is compressed with compress: decompress it",
+    rb"\x5d\0\0": "is compressed with lzma: decompress it",
     rb"BZh[1-9]1AY&SY": "is compressed with bzip2: decompress it",
     rb"\xfd7zXZ\0": "is compressed with xz: decompress it",
     rb"\x28\xb5\x2f\xfd": "is compressed with zstd: decompress it",

@@ -64,15 +64,15 @@ def open_text(place: str, downloads: str) -> Iterator[Iterable[bytes]]:
                 file = _open_in_tar(stack, file, path, member)
             name = member or path
             base, suffix = os.path.splitext(name)
-            if suffix in DECOMPRESSORS:
+            if suffix.lower() in DECOMPRESSORS:
                 # Lines are read much faster from a BufferedReader than from these classes.
-                file, name = io.BufferedReader(stack.enter_context(DECOMPRESSORS[suffix](file))), base
-        if not member and name.endswith(ARCHIVES):
+                file, name = io.BufferedReader(stack.enter_context(DECOMPRESSORS[suffix.lower()](file))), base
+        if not member and name.lower().endswith(ARCHIVES):
             raise InputError(f"{path} is an archive: specify a file in it, as {os.path.basename(path)}:PATH")
         with _input_errors(path):
             check_signature(where, cast(io.BufferedReader, file).peek(START)[:START])
         lines = _lines(file, path, where)
-        yield _segments(lines, where) if name.endswith(".sgm") else lines
+        yield _segments(lines, where) if name.lower().endswith(".sgm") else lines
 
 
 def _open_in_zip(stack: contextlib.ExitStack, file: IO[bytes], path: str, member: str) -> IO[bytes]:
@@ -193,6 +193,7 @@ def _lines(file: IO[bytes], path: str, where: str) -> Iterator[bytes]:
 
 def _segments(lines: Iterable[bytes], where: str) -> Iterator[bytes]:
     """Yield the segments of WMT test sets like sacreBLEU: whitespace is collapsed, entities are kept."""
+    number = found = 0
     for number, line in enumerate(lines, 1):
         try:
             text = line.decode("utf-8")
@@ -204,4 +205,9 @@ def _segments(lines: Iterable[bytes], where: str) -> Iterator[bytes]:
         start = text.find("<seg")
         first, last = text.find(">", start) if start >= 0 else -1, text.rfind("</seg>")
         if 0 <= first < last:
+            found += 1
             yield " ".join(text[first + 1 : last].split()).encode("utf-8")
+    if number and not found:
+        raise InputError(
+            f"{where} has no line with <seg>...</seg>: specify SGML of the form of WMT, or extract its text"
+        )

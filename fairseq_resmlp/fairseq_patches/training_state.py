@@ -208,6 +208,9 @@ def _with_own_checkpoint(cfg, suffix: str):
             )
             return _changed(cfg, restore_file="checkpoint_last.pt", **dict.fromkeys(RESETS, False))
         name, file = "--restore-file", cfg.restore_file.replace(".pt", f"{suffix}.pt")  # as fairseq does
+    finetuned = cfg.finetune_from_model if begins else None
+    if file is None and finetuned and PathManager.exists(finetuned):  # otherwise, fairseq reports it
+        name, file = "--finetune-from-model", finetuned
     if file is not None and not PathManager.isfile(file):
         raise InputError(f"{name} {file} not found: specify an existing checkpoint, or omit the option")
     return cfg

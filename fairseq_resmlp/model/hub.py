@@ -9,6 +9,7 @@ from typing import Any
 from fairseq import hub_utils, utils
 from fairseq.data import LanguagePairDataset
 from fairseq.models import ARCH_MODEL_NAME_REGISTRY
+from fairseq.registry import REGISTRIES
 from fairseq.sequence_scorer import SequenceScorer
 from omegaconf import open_dict
 from torch import nn
@@ -196,6 +197,10 @@ def load(directory, checkpoint_file="model.pt", data=".", **kwargs):
         logger.warning(
             f"sentencepiece.bpe.model not found in {directory}: input and output are subword tokens separated by spaces"
         )
+    for part in ("bpe", "tokenizer"):
+        known = REGISTRIES[part]["registry"]
+        if kwargs.get(part) is not None and kwargs[part] not in known:
+            raise InputError(f"{part}={kwargs[part]!r} not found: use one of {', '.join(known)}")
     before = extra_check.set(functools.partial(_check_options, kwargs))
     try:
         loaded = hub_utils.from_pretrained(directory, checkpoint_file, data, **kwargs)

@@ -181,7 +181,7 @@ def _check_parts(task: FairseqTask) -> None:
 
     def build_suitable_bpe(cfg):
         path = getattr(cfg, "sentencepiece_model", None)
-        if getattr(cfg, "_name", None) == "sentencepiece" and path is not None and os.path.isfile(path):
+        if getattr(cfg, "_name", None) == "sentencepiece" and path is not None and os.path.exists(path):
             entries = (task.source_dictionary.symbols, task.target_dictionary.symbols)
             check_fits_dictionaries(load_sentencepiece(path), path, *entries)
         return build_bpe(cfg)

@@ -9,6 +9,7 @@ import pytest
 
 from fairseq_resmlp.common.errors import InputError
 from fairseq_resmlp.data.corpus import REMOVED, extract_corpus
+from support.files import write_files
 
 EN = "A man.\nTwo\u2028dogs.\r\n\nLast line without a line feed"
 DE = "Ein Mann.\nZwei\x85Hunde.\n\nLetzte Zeile\n"
@@ -176,3 +177,10 @@ def test_too_few_distinct_lines_to_hold_out_are_refused(tmp_path):
     (tmp_path / "in").write_text("a\na\nb\n")
     with pytest.raises(InputError, match=r"the source of train has 2 distinct lines, too few to hold out 5"):
         extract(tmp_path, tmp_path, ("train", "in", "in"), ("valid", "held-out", "5"))
+
+
+def test_a_number_of_held_out_sentences_that_is_too_large_is_refused(tmp_path):
+    write_files(tmp_path, a="x\n")
+    texts = [("train", "a", "a"), ("test", "held-out", "9" * 5000)]
+    with pytest.raises(InputError, match="specify the number of sentences to take from train"):
+        extract_corpus(texts, ("en", "de"), str(tmp_path), str(tmp_path / "out"))
