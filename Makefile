@@ -43,7 +43,7 @@ reliability: ## measure the figures of docs/reliability.md
 	rm -f docs/measured/reliability.json
 	$(BIN)/python -m pytest -m "slow or not slow" --promises docs/measured/reliability.json --fuzz-lines 10000 \
 		--soak-seconds 600 $(if $(MODEL),--model $(MODEL)) tests/robustness \
-		tests/unit/fairseq_patches/test_divergence.py tests/unit/model/test_registration.py
+		tests/fairseq_cli/test_fairseq_commands.py tests/unit/fairseq_patches/test_divergence.py tests/unit/model/test_registration.py
 	$(MAKE) tables
 
 bench: ## compare speed with fairseq's Transformer and CTranslate2

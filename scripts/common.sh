@@ -149,7 +149,7 @@ while [ $# -gt 0 ]; do
             break
             ;;
         --*)
-            [ $# -ge 2 ] || fail "$1 needs a value"
+            [ -n "${2:-}" ] || fail "$1 needs a value"
             value=$2
             # A path that begins with a dash would be taken for an option.
             [[ $1 =~ ^--(out|from|data|into|teacher|baseline)$ && $value == -* ]] && value=./$value
@@ -179,6 +179,9 @@ corpora=$(cd -- "$root/examples" && ls -d ./*/corpus.sh | sed 's|^\./||; s|/corp
     fail "corpus $corpus not found: use one of ${corpora// /, }, or a directory with a corpus.sh"
 . "$corpus_dir/corpus.sh"
 : "${join_share:=0}"
+for variable in source target texts default_arch; do
+    [ -n "${!variable:-}" ] || fail "$corpus_dir/corpus.sh does not set $variable: copy it from another corpus.sh"
+done
 check_names
 corpus=$(basename "$corpus_dir")
 out=${out:-runs/$corpus}

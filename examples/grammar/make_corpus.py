@@ -11,6 +11,8 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import stat
+import tempfile
 from collections import namedtuple
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -518,21 +520,32 @@ def make_pairs(count: int, seed: int) -> list[tuple[str, str]]:
 
 
 def write_corpus(directory: str, splits: dict[str, list[tuple[str, str]]]) -> None:
-    """Write DIRECTORY/NAME.en and DIRECTORY/NAME.de for each split. If interrupted, at least one is missing."""
+    """Write DIRECTORY/NAME.en and DIRECTORY/NAME.de for each split. If interrupted, at least one is missing.
+
+    Raises:
+        OSError: a file cannot be written; or one of these names is a link, a directory or a device
+    """
+    texts = {
+        f"{name}.{language}": [pair[side] + "\n" for pair in pairs]
+        for name, pairs in splits.items()
+        for side, language in enumerate(("en", "de"))
+    }
     os.makedirs(directory, exist_ok=True)
-    finished = []
-    for name, pairs in splits.items():
-        for side, language in enumerate(("en", "de")):
-            path = os.path.join(directory, f"{name}.{language}")
-            with open(path + ".part", "w", encoding="utf-8", newline="\n") as file:
-                file.writelines(pair[side] + "\n" for pair in pairs)
-            finished.append(path)
-    # Remove older files first: a run killed while renaming must not leave a mixture of two corpora.
-    for path in finished:
-        if os.path.exists(path):
-            os.remove(path)
-    for path in finished:
-        os.replace(path + ".part", path)
+    paths = {name: os.path.join(directory, name) for name in texts}
+    for path in paths.values():
+        if os.path.lexists(path) and not stat.S_ISREG(os.lstat(path).st_mode):
+            raise FileExistsError(f"{path} is not a regular file: remove it, or choose another directory")
+    # A name of its own: two runs may write to the same directory.
+    with tempfile.TemporaryDirectory(suffix=".part", dir=directory) as temporary:
+        for name, lines in texts.items():
+            with open(os.path.join(temporary, name), "w", encoding="utf-8", newline="\n") as file:
+                file.writelines(lines)
+        # Remove older files first: a run killed while renaming must not leave a mixture of two corpora.
+        for path in paths.values():
+            if os.path.exists(path):
+                os.remove(path)
+        for name, path in paths.items():
+            os.replace(os.path.join(temporary, name), path)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from fairseq_resmlp.common.errors import InputError
+from fairseq_resmlp.common.regular_files import check_regular_file
 
 
 @contextmanager
@@ -42,6 +43,7 @@ def safe_to_load(path: str, kind: str) -> Iterator[None]:
 
 
 def _check_archive(path: str) -> None:
+    check_regular_file(path)
     with open(path, "rb") as file:
         start = file.read(4)
         if not start:

@@ -13,6 +13,7 @@ import click
 from fairseq_resmlp import __version__
 from fairseq_resmlp.cli import data, environment, evaluation, export, server, training, translate
 from fairseq_resmlp.common.errors import InputError
+from fairseq_resmlp.common.streams import open_closed_streams
 from fairseq_resmlp.common.threads import set_thread_environment
 
 RENAMED = {
@@ -36,6 +37,8 @@ class CommandGroup(click.Group):
     def main(self, *args: Any, **kwargs: Any) -> Any:
         open_closed_streams()
         set_thread_environment()
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")  # file names contain any bytes, a locale few characters
         return super().main(*args, **kwargs)
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
@@ -52,34 +55,6 @@ class CommandGroup(click.Group):
         if args and args[0] in RENAMED:
             raise click.UsageError(RENAMED[args[0]])
         return super().resolve_command(context, args)
-
-
-def open_closed_streams() -> None:
-    """Open standard streams that the caller has closed, so that no other file gets their descriptors.
-
-    Reading from a closed standard input and writing to a closed standard output remain errors. What is written to a
-    closed standard error is discarded.
-    """
-    for descriptor, name, unusable in (
-        (0, "stdin", os.O_WRONLY),
-        (1, "stdout", os.O_RDONLY),
-        (2, "stderr", os.O_WRONLY),
-    ):
-        if getattr(sys, name) is None:  # as Python sets it
-            if not _is_open(descriptor):
-                os.open(os.devnull, unusable)  # gets the lowest free descriptor, which is this one
-            mode = "w" if descriptor else "r"
-            setattr(sys, name, open(descriptor, mode, encoding="utf-8", closefd=False))  # noqa: SIM115  to the end
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # file names contain any bytes, and a locale few characters
-
-
-def _is_open(descriptor: int) -> bool:
-    try:
-        os.fstat(descriptor)
-    except OSError:
-        return False
-    return True
 
 
 @contextmanager

@@ -27,11 +27,8 @@ class RegularFile(click.Path):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         path = super().convert(value, param, ctx)
-        # The pipe of a shell has no name of its own: its path leads to /proc/PID/fd/pipe:[NUMBER].
-        if self.pipes and not os.path.exists(os.path.realpath(path)):
-            return path
         try:
-            check_regular_file(os.fsdecode(path))
+            check_regular_file(os.fsdecode(path), self.pipes)
         except InputError as error:
             self.fail(str(error), param, ctx)
         return path

@@ -108,6 +108,10 @@ def translate(
             raise InputError(f"{output} would have the format of the input: choose a name that ends in .{kind}")
     elif source_column or target_column:
         raise InputError("--source-column and --target-column require a table as --input: .tsv or .csv")
+    elif document_type(output) not in (None, "tsv"):
+        raise InputError(
+            f"{output} would not have the format of its name, because the input is text: choose .txt or .tsv"
+        )
     elif os.path.isfile(source):
         check_plain_text(source)
     check_device(device)

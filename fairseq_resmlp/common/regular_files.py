@@ -17,12 +17,19 @@ _KINDS = (
 )
 
 
-def check_regular_file(path: str) -> None:
+def check_regular_file(path: str, pipes: bool = False) -> None:
     """Check that a path leads to a regular file. Reading a pipe or a device as a whole may never end.
+
+    Args:
+        path: the path
+        pipes: also accept the pipe of a shell, as in `score <(command)`
 
     Raises:
         InputError: it leads to something else, does not exist, or cannot be accessed
     """
+    # The pipe of a shell has no name of its own: its path leads to /proc/PID/fd/pipe:[NUMBER].
+    if pipes and os.path.exists(path) and not os.path.exists(os.path.realpath(path)):
+        return
     try:
         mode = os.stat(path).st_mode
     except OSError as error:

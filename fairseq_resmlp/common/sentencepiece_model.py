@@ -7,6 +7,7 @@ from itertools import takewhile
 import sentencepiece
 
 from fairseq_resmlp.common.errors import InputError
+from fairseq_resmlp.common.regular_files import check_regular_file
 
 WORD_BOUNDARY = "\u2581"  # SentencePiece's mark for a space
 _NOT_FROM_TEXT = re.compile(r"<s>|<pad>|</s>|<unk>|madeupword\d+")  # entries that fairseq adds to a dictionary
@@ -18,6 +19,7 @@ def load_sentencepiece(path: str) -> sentencepiece.SentencePieceProcessor:
     Raises:
         InputError: the file is not a SentencePiece model
     """
+    check_regular_file(path)
     try:
         return sentencepiece.SentencePieceProcessor(model_file=path)
     except (OSError, RuntimeError) as error:

@@ -1,6 +1,8 @@
 """Reading lines of text, whatever bytes they contain."""
 
+import errno
 import logging
+import os
 import sys
 from collections.abc import Iterator
 
@@ -38,6 +40,8 @@ def read_lines(path: str, buffer_size: int) -> Iterator[list[str]]:
 
 
 def _read_bytes(path: str) -> Iterator[bytes]:
+    if path == "-" and sys.stdin is None:
+        raise InputError(f"cannot read standard input: {os.strerror(errno.EBADF)}")
     try:
         with open(sys.stdin.fileno(), "rb", closefd=False) if path == "-" else open_decompressed(path) as file:
             yield from file

@@ -12,6 +12,7 @@ from fairseq_resmlp.common.errors import InputError
 from fairseq_resmlp.data.text_source import document_of, locate_text, open_text, read_document_pairs
 
 HELD_OUT = "held-out"
+MOST_HELD_OUT = 2**31 - 1
 REMOVED = "removed from train because one side occurs in a held-out pair"
 
 
@@ -109,9 +110,9 @@ def _held_out_counts(texts: Sequence[tuple[str, str, str]], extracted: Collectio
 
 
 def _count(split: str, count: str) -> int:
-    if not count.isdecimal() or int(count) == 0:
+    if not (count.isascii() and count.isdecimal()) or not 0 < int(count[:20]) <= MOST_HELD_OUT:
         raise InputError(
-            f"{split} {HELD_OUT} {count}: specify the number of sentences to take from train, such as 2000"
+            f"{split} {HELD_OUT} {count[:100]}: specify the number of sentences to take from train, such as 2000"
         )
     return int(count)
 

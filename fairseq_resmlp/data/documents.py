@@ -66,7 +66,7 @@ def read_document(
         path: a file with a type, see `document_type`
         languages: source and target language, such as en and de
         source_column: of a table, a name in its first line, or a number from 1 if it has no header. None: the source
-            language in .csv, the first column in .tsv
+            language in .csv, and in .tsv if its first line names both languages; otherwise the first column
         target_column: likewise. A column that does not exist is added. None: the target language if the table has a
             header, else a new column
 
@@ -218,7 +218,7 @@ class Table:
         if not self.rows:
             raise InputError(f"{path} is empty")
         if source_column is None:
-            source_column = languages[0] if kind == "csv" else "1"
+            source_column = languages[0] if kind == "csv" or set(languages) <= set(self.rows[0]) else "1"
         self.header = [] if source_column.isdecimal() else self.rows[0]
         self.source = self._find(path, source_column)
         self.target = self._target(path, languages[1], target_column)

@@ -18,7 +18,7 @@ from fairseq_resmlp.data.http_source import TransferError, check_url, masked, op
 from fairseq_resmlp.data.partial_file import PartialFile, Version, open_partial_file
 
 CHUNK = 1 << 20
-CHECKSUM = re.compile("-|(sha256|md5):[0-9a-f]+")
+CHECKSUM = re.compile("-|sha256:[0-9a-f]{64}|md5:[0-9a-f]{32}")
 LONGEST_UNANNOUNCED = 8 << 30  # bytes that are accepted from a server that does not state the size of a file
 
 

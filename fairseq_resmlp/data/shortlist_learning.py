@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from fairseq_resmlp.common.errors import InputError
+from fairseq_resmlp.data.plain_text import check_training_text
 
 EM_ITERATIONS = 4
 BATCH_SIZE = 500  # sentence pairs at a time
@@ -21,8 +22,10 @@ def read_pairs(source: str, target: str, max_lines: int) -> list[Pair]:
     """Read parallel tokenized files; from longer ones, at most `max_lines` evenly spaced pairs.
 
     Raises:
-        InputError: the numbers of lines differ
+        InputError: a file is not text, or the numbers of lines differ
     """
+    for file in (source, target):
+        check_training_text(file)
     # Invalid UTF-8 becomes subwords that are in no dictionary, and so in no shortlist.
     with (
         open(source, encoding="utf-8", errors="replace", newline="\n") as left,

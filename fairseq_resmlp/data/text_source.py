@@ -57,14 +57,14 @@ def open_text(place: str, downloads: str) -> Iterator[Iterable[bytes]]:
     path, member = locate_text(place, downloads)
     where = f"{member} in {path}" if member else path
     with _open(path, member) as (file, name):
-        if not member and name.endswith(ARCHIVES):
+        if not member and name.lower().endswith(ARCHIVES):
             raise InputError(f"{path} is an archive: specify a file in it, as {os.path.basename(path)}:PATH")
         if document_type(name):
             raise InputError(f"{where} is a document: unpack the archive, and specify the file")
         with _input_errors(path):
             beginning = file.peek(BEGINNING)[:BEGINNING]
         check_not_binary(beginning, where)
-        if name.endswith(".sgm"):
+        if name.lower().endswith(".sgm"):
             yield _segments(_lines(file, path, where), where)
         else:
             check_not_markup(beginning, where)
@@ -75,7 +75,7 @@ def open_text(place: str, downloads: str) -> Iterator[Iterable[bytes]]:
 def document_of(place: str, downloads: str) -> str | None:
     """Return the type of a location that is a document, see `document_type`; None: a text."""
     base, suffix = os.path.splitext(locate_text(place, downloads)[0])
-    return document_type(base if suffix in DECOMPRESSORS else base + suffix)
+    return document_type(base if suffix.lower() in DECOMPRESSORS else base + suffix)
 
 
 def read_document_pairs(places: Sequence[str], downloads: str, languages: tuple[str, str]) -> Iterator[tuple[str, str]]:
@@ -130,9 +130,9 @@ def _open(path: str, member: str = "") -> Iterator[tuple[io.BufferedReader, str]
                 file = _open_in_tar(stack, file, path, member)
             name = member or path
             base, suffix = os.path.splitext(name)
-            if suffix in DECOMPRESSORS:
+            if suffix.lower() in DECOMPRESSORS:
                 # Lines are read much faster from a BufferedReader than from these classes.
-                file, name = io.BufferedReader(stack.enter_context(DECOMPRESSORS[suffix](file))), base
+                file, name = io.BufferedReader(stack.enter_context(DECOMPRESSORS[suffix.lower()](file))), base
         yield file, name
 
 
@@ -254,6 +254,7 @@ def _lines(file: IO[bytes], path: str, where: str) -> Iterator[bytes]:
 
 def _segments(lines: Iterable[bytes], where: str) -> Iterator[bytes]:
     """Yield the segments of WMT test sets like sacreBLEU: whitespace is collapsed, entities are kept."""
+    number = found = 0
     for number, line in enumerate(lines, 1):
         try:
             text = line.decode("utf-8")
@@ -265,4 +266,9 @@ def _segments(lines: Iterable[bytes], where: str) -> Iterator[bytes]:
         start = text.find("<seg")
         first, last = text.find(">", start) if start >= 0 else -1, text.rfind("</seg>")
         if 0 <= first < last:
+            found += 1
             yield " ".join(text[first + 1 : last].split()).encode("utf-8")
+    if number and not found:
+        raise InputError(
+            f"{where} has no line with <seg>...</seg>: specify SGML of the form of WMT, or extract its text"
+        )

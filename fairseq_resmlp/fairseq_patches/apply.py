@@ -11,6 +11,7 @@ from fairseq_resmlp.fairseq_patches import (
     generation,
     hydra,
     option_checks,
+    preprocessing,
     progress,
     resuming,
     save_directory,
@@ -42,6 +43,7 @@ def apply_patches() -> None:
     generation.fix_diverse_beam_search()
     generation.explain_failed_search()
     generation.explain_large_topk()
+    generation.refuse_translation_model_as_language_model()
     generation.patch_interactive_input()
     generation.fix_replace_unk()
     tasks.refuse_multilingual_models()
@@ -51,9 +53,11 @@ def apply_patches() -> None:
     command_line.allow_bf16_without_tpu()
     training.explain_memory_efficient_adagrad()
     option_checks.check_options()
+    preprocessing.check_preprocessing()
     validation.check_bleu_options()
     command_line.accept_second_copy()
     command_line.explain_missing_devices()
+    command_line.report_unusable_output()
     command_line.print_input_errors_in_one_line()
     command_line.silence_warnings()
     progress.log_time_left()

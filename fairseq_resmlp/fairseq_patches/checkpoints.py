@@ -18,6 +18,7 @@ from fairseq_resmlp.checkpoints import checkpoint_file, safe_loading
 from fairseq_resmlp.checkpoints.dictionary_hash import KEY, check_hashes
 from fairseq_resmlp.common.errors import InputError
 from fairseq_resmlp.common.literals import evaluate_literal
+from fairseq_resmlp.fairseq_patches.option_checks import check_override_names
 
 # The modules of fairseq that call torch.load, except to receive objects from other processes of a training
 _CALLERS_OF_TORCH_LOAD = (
@@ -50,10 +51,12 @@ def patch_checkpoint_loading() -> None:
     load_and_build = checkpoint_utils.load_model_ensemble_and_task
 
     @functools.wraps(load_to_cpu)
-    def load_checkpoint_to_cpu(path, *args, **kwargs):
+    def load_checkpoint_to_cpu(path, arg_overrides=None, *args, **kwargs):
         with checkpoint_file.safe_to_load(path):
-            state = load_to_cpu(path, *args, **kwargs)
+            state = load_to_cpu(path, arg_overrides, *args, **kwargs)
             checkpoint_file.check(state, path)
+            if arg_overrides and OmegaConf.is_config(state.get("cfg")):
+                check_override_names(arg_overrides, state["cfg"])
             checkpoint_file.upgrade(state)
             extra_check = checkpoint_file.extra_check.get()
             if extra_check:

@@ -1,5 +1,7 @@
 """Patches of fairseq's command line: options, errors and warnings."""
 
+import atexit
+import errno
 import functools
 import logging
 import os
@@ -13,12 +15,16 @@ import torch
 from fairseq import options, utils
 from fairseq.distributed import utils as distributed_utils
 from hydra.core.utils import JobReturn, JobStatus
-from hydra.errors import CompactHydraException
+from hydra.errors import CompactHydraException, HydraException
+from omegaconf.errors import OmegaConfBaseException
 from torch import distributed
 
 from fairseq_resmlp.common.errors import InputError
+from fairseq_resmlp.common.streams import open_closed_streams
 
 logger = logging.getLogger(__name__)
+
+_OF_OUTPUT = (errno.EBADF, errno.ENOSPC)  # errors of other files contain their names
 
 PACKAGE = __name__.partition(".")[0]
 
@@ -88,6 +94,38 @@ def accept_second_copy() -> None:
     utils.import_user_module = import_user_module
 
 
+def report_unusable_output() -> None:
+    """Report in one line that standard output is closed or full, and exit with status 1.
+
+    Otherwise, fairseq-generate would lose its translations silently if standard output is closed. If it is full, every
+    message of the log would cause a traceback.
+    """
+    if not _is_fairseq_command():
+        return
+    open_closed_streams()
+    logging.raiseExceptions = False
+
+    @atexit.register
+    def flush():
+        try:
+            sys.stdout.flush()
+        except BrokenPipeError:  # the reader has seen enough
+            os._exit(1)
+        except OSError as error:
+            print(f"error: {_name_output(error)}", file=sys.stderr, flush=True)
+            os._exit(1)
+
+
+def _name_output(error: OSError) -> str:
+    """Return the message of an error of writing to standard output."""
+    return f"cannot write standard output: {error.strerror or error}"
+
+
+def _is_fairseq_command() -> bool:
+    program = os.path.realpath((sys.argv or [""])[0])
+    return os.path.basename(program).startswith("fairseq-") or f"{os.sep}fairseq_cli{os.sep}" in program
+
+
 def print_input_errors_in_one_line() -> None:
     """Print only the message of errors that users can fix, including full disks and missing files."""
     excepthook = sys.excepthook
@@ -124,10 +162,12 @@ class _HydraInputError(InputError, CompactHydraException):
 
 def _one_line_message(error: BaseException, traceback: TracebackType | None) -> str | None:
     """Return the message of an error that users can fix, or None for any other error."""
-    program = os.path.realpath((sys.argv or [""])[0])
-    is_fairseq = os.path.basename(program).startswith("fairseq-") or f"{os.sep}fairseq_cli{os.sep}" in program
+    is_fairseq = _is_fairseq_command()
     text = " ".join(str(error).split())
     # In a program that merely imports the plugin, a missing file may be its own.
+    if is_fairseq and isinstance(error, OSError) and error.filename is None and error.errno in _OF_OUTPUT:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python writes what is left again when it exits
+        return _name_output(error)
     if isinstance(error, InputError) or (is_fairseq and isinstance(error, OSError)):
         return text or type(error).__name__
     if distributed.is_available() and distributed.is_initialized() and "by peer" in text:  # gloo's wording
@@ -135,9 +175,11 @@ def _one_line_message(error: BaseException, traceback: TracebackType | None) -> 
             "another process of this training has exited; see its output for the cause. Start all processes again to "
             "resume from the last checkpoint"
         )
+    if is_fairseq and isinstance(error, (OmegaConfBaseException, HydraException)):  # an option has a wrong type
+        return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     # fairseq's own checks of options raise AssertionError, ValueError and others, but name the option. A bare Exception
     # is raised only for users, and so are errors that name a package to install.
-    is_for_users = type(error) is Exception or re.search(r"(^|[ (`'])--[a-z][a-z-]+|pip install", text)
+    is_for_users = type(error) is Exception or re.search(r"(^|[ (`'])--[a-z][a-z-]+|[Pp](lease|ip) install", text)
     return text if is_fairseq and is_for_users and _is_raised_by_fairseq(traceback) else None
 
 

@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import os
 
 import numpy as np
 from fairseq import utils
@@ -12,6 +13,7 @@ from fairseq.tasks.translation import TranslationTask
 from torch import distributed
 
 from fairseq_resmlp.common.errors import InputError, too_long_message
+from fairseq_resmlp.common.regular_files import check_regular_file
 
 logger = logging.getLogger(__name__)
 
@@ -82,6 +84,8 @@ def explain_unusable_data() -> None:
         init(self, src, src_sizes, src_dict, tgt, *args, **kwargs)
 
     def load(cls, f):
+        if isinstance(f, str) and os.path.exists(f):
+            check_regular_file(f, pipes=True)
         try:
             return load_dictionary.__func__(cls, f)
         except OSError:

@@ -8,6 +8,7 @@ import sys
 
 import torch
 from fairseq import utils
+from fairseq.models import FairseqEncoderDecoderModel
 from fairseq.search import DiverseBeamSearch, Sampling
 from fairseq.sequence_generator import SequenceGenerator, SequenceGeneratorWithAlignment
 from fairseq.token_generation_constraints import unpack_constraints
@@ -150,6 +151,19 @@ def explain_large_topk() -> None:
         original(self, tgt_dict, sampling_topk, sampling_topp)
 
     Sampling.__init__ = __init__
+
+
+def refuse_translation_model_as_language_model() -> None:
+    """Report in one line that the model of --lm-path is one for translation, which needs a source."""
+    original = SequenceGenerator.__init__
+
+    @functools.wraps(original)
+    def __init__(self, models, tgt_dict, *args, lm_model=None, **kwargs):
+        if isinstance(lm_model, FairseqEncoderDecoderModel):
+            raise InputError("--lm-path is a translation model: specify a language model with the same dictionary")
+        original(self, models, tgt_dict, *args, lm_model=lm_model, **kwargs)
+
+    SequenceGenerator.__init__ = __init__
 
 
 def patch_interactive_input() -> None:

@@ -1,20 +1,28 @@
 """Checks of fairseq's options before a command loads anything."""
 
 import ast
+import difflib
 import functools
+import json
 import logging
 import math
-from collections.abc import Mapping
-from dataclasses import fields
+import os
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from typing import Any
 
+import numpy
 import torch
 from fairseq import options
-from fairseq.dataclass.configs import FairseqDataclass
+from fairseq.dataclass.configs import FairseqConfig, FairseqDataclass, GenerationConfig
 from fairseq.registry import REGISTRIES
-from fairseq_cli import preprocess, train
+from fairseq.tasks import TASK_REGISTRY
+from fairseq_cli import train
 from omegaconf import MISSING, DictConfig, OmegaConf
 
+from fairseq_resmlp.common.environment import missing_modules
 from fairseq_resmlp.common.errors import InputError
 from fairseq_resmlp.common.literals import evaluate_literal
 from fairseq_resmlp.fairseq_patches.replacement import replace_function
@@ -27,13 +35,37 @@ _MINIMUM = {
     **dict.fromkeys(("required_batch_size_multiple", "required_seq_len_multiple", "update_freq"), 1),
     **dict.fromkeys(("log_interval", "save_interval", "validate_interval"), 1),
     **dict.fromkeys(("max_source_positions", "max_target_positions"), 1),
-    **dict.fromkeys(("beam", "nbest", "num_shards", "workers"), 1),
+    **dict.fromkeys(("beam", "nbest", "num_shards", "checkpoint_shard_count", "workers", "distributed_world_size"), 1),
+    **dict.fromkeys(("lr", "seed", "max_epoch", "max_update", "max_valid_steps", "ema_decay"), 0),
     **dict.fromkeys(("num_workers", "shard_id", "prefix_size", "no_repeat_ngram_size", "max_len_a", "max_len_b"), 0),
 }
 # Larger values overflow: fairseq computes length ** lenpen and max_len_a * length + max_len_b with floats.
-_MAXIMUM = {"lenpen": 100, "max_len_a": 1e6, "max_len_b": 1e9, "unkpen": 1e30, "temperature": 1e30}
+_MAXIMUM = {
+    "lenpen": 100,
+    "max_len_a": 1e6,
+    "max_len_b": 1e9,
+    "unkpen": 1e30,
+    "temperature": 1e30,
+    "seed": 2**32 - 1,
+    "ema_decay": 1,
+}
+# Options that have an effect only with another one, and would be ignored without it
+_REQUIRED = {
+    "lm_weight": "lm_path",
+    "diverse_beam_strength": "diverse_beam_groups",
+    "retain_dropout_modules": "retain_dropout",
+    "keep_interval_updates": "save_interval_updates",
+    "keep_interval_updates_pattern": "keep_interval_updates",
+    **dict.fromkeys(("ema_decay", "ema_start_update", "ema_update_freq", "ema_fp32", "ema_seed_model"), "store_ema"),
+    **dict.fromkeys(("eval_bleu_args", "eval_tokenized_bleu", "eval_bleu_print_samples"), "eval_bleu"),
+}
 # Subwords that fairseq can join. It checks them when it prints the first translation.
 _POST_PROCESS = ("sentencepiece", "@@ ", "@@", "subword_nmt", "wordpiece", "letter", "silence", "_EOW", "none")
+
+
+_ITERATIVE_TASK = "translation_lev"  # of models that refine a translation in several steps
+# Keyword arguments of fairseq's hub interface that are no options of the checkpoint
+_NOT_OPTIONS = ("archive_map", "bpe_codes", "bpe_merges", "bpe_vocab", "generation_args", "is_vocoder", "user_dir")
 
 
 def check_options() -> None:
@@ -41,7 +73,7 @@ def check_options() -> None:
 
     Options of the command line are checked after they are parsed, those of fairseq-hydra-train before it trains.
     """
-    parse, add_defaults, preprocess_main = options.parse_args_and_arch, train.add_defaults, preprocess.main
+    parse, add_defaults = options.parse_args_and_arch, train.add_defaults
 
     @functools.wraps(parse)
     def parse_args_and_arch(parser, input_args=None, parse_known=False, suppress_defaults=False, modify_parser=None):
@@ -58,6 +90,7 @@ def check_options() -> None:
             _check_required(args)
             check_values(vars(args))
             apply_shards(args)
+            _warn_of_options_without_effect(parser, args, sys.argv[1:] if input_args is None else input_args)
         return parsed
 
     @functools.wraps(add_defaults)
@@ -66,25 +99,8 @@ def check_options() -> None:
         groups = [group for group in cfg.values() if isinstance(group, DictConfig)]
         check_values({k: group[k] for group in groups for k in group if not OmegaConf.is_missing(group, k)})
 
-    @functools.wraps(preprocess_main)
-    def check_and_preprocess(args):
-        check_values(vars(args))
-        for language in (args.source_lang, args.target_lang):
-            if language is None and not args.only_source:
-                raise InputError("languages not specified: use --source-lang and --target-lang")
-        try:
-            preprocess_main(args)
-        except FileExistsError as error:
-            if error.errno is not None:
-                raise
-            raise InputError(f"{error} exists: choose another --destdir, or remove it") from error
-        except ValueError:
-            _check_encoding(args)
-            raise
-
     options.parse_args_and_arch = parse_args_and_arch
     replace_function(add_defaults, add_defaults_and_check)  # fairseq_cli.hydra_validate imports it by name
-    preprocess.main = check_and_preprocess
 
 
 def option_name(name: str) -> str:
@@ -106,7 +122,55 @@ def check_range(name: str, value: Any) -> None:
         if number < _MINIMUM.get(name, -math.inf):
             raise InputError(f"{option_name(name)} {number} is less than {_MINIMUM[name]}")
         if abs(number) > _MAXIMUM.get(name, math.inf):
-            raise InputError(f"{option_name(name)} is out of range: use at most {_MAXIMUM[name]:g}")
+            raise InputError(f"{option_name(name)} is out of range: use at most {_MAXIMUM[name]}")
+
+
+def check_generation_options(values: Mapping[str, Any], where: str = "") -> None:
+    """Check the names and types of options of fairseq-generate, which fairseq would ignore or use as they are.
+
+    Args:
+        values: option names, with underscores, and values
+        where: where they were given, for error messages
+
+    Raises:
+        InputError: there is no such option, or it has another type
+    """
+    known = {option.name: option for option in fields(GenerationConfig)}
+    for name, value in values.items():
+        if name not in known:
+            similar = suggestion(name, known) or ", written with underscores"
+            raise InputError(f"{where}{name} is not an option of fairseq-generate{similar}")
+        kind: Any = known[name].type
+        allowed = {int: (int,), float: (int, float), bool: (bool,)}.get(kind)
+        if allowed and (not isinstance(value, allowed) or isinstance(value, bool) != (kind is bool)):
+            raise InputError(f"{where}{name} must be a {kind.__name__}, not {json.dumps(value, default=repr)[:100]}")
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """Return ": did you mean NAME?" if one of the known names is similar, otherwise ""."""
+    similar = difflib.get_close_matches(name, known, 1)
+    return f": did you mean {similar[0]}?" if similar else ""
+
+
+def check_override_names(overrides: Mapping[str, Any], cfg: DictConfig) -> None:
+    """Check that the options that --model-overrides or Python code changes exist. fairseq ignores others.
+
+    Args:
+        overrides: names and values
+        cfg: the options in the checkpoint
+
+    Raises:
+        InputError: an option does not exist
+    """
+    if any(isinstance(group, Namespace) for group in cfg.values()):
+        return  # a model without a dataclass, whose options are not known
+    classes = [field.type for field in fields(FairseqConfig)]
+    classes += [kind for entries in REGISTRIES.values() for kind in entries["dataclass_registry"].values()]
+    known = {*cfg, *_NOT_OPTIONS, *(key for group in cfg.values() if isinstance(group, DictConfig) for key in group)}
+    known.update(option.name for kind in classes if is_dataclass(kind) for option in fields(kind))
+    for name in overrides:
+        if name not in known:
+            raise InputError(f"{name} is not an option of the checkpoint{suggestion(str(name), map(str, known))}")
 
 
 def check_values(values: Mapping[str, Any]) -> None:
@@ -120,14 +184,18 @@ def check_values(values: Mapping[str, Any]) -> None:
     """
     for name, value in values.items():
         check_range(name, value)
+    rank, size = values.get("distributed_rank", 0), values.get("distributed_world_size", 1)
+    if rank >= size:  # such a process would train, but never save a checkpoint
+        raise InputError(f"--distributed-rank {rank} must be less than --distributed-world-size {size}")
     for name in ("model_overrides", "optimizer_overrides"):
         _check_overrides(name, values.get(name))
     _check_adam_betas(values.get("adam_betas"))
     _check_precision(values)
+    _check_data(values)
     _check_search(values)
-    subwords = values.get("post_process")
-    if subwords not in (None, *_POST_PROCESS):
-        raise InputError(f"--remove-bpe {subwords} is not supported: use one of {', '.join(_POST_PROCESS)}")
+    for name, option in (("post_process", "--remove-bpe"), ("eval_bleu_remove_bpe", "--eval-bleu-remove-bpe")):
+        if values.get(name) not in (None, *_POST_PROCESS):
+            raise InputError(f"{option} {values[name]} is not supported: use one of {', '.join(_POST_PROCESS)}")
 
 
 def apply_shards(args: Any) -> None:
@@ -139,34 +207,29 @@ def apply_shards(args: Any) -> None:
     Raises:
         InputError: the shard does not exist, or the command cannot divide its input
     """
+    generates = hasattr(args, "beam") and not hasattr(args, "buffer_size")
     if getattr(args, "num_shards", 1) == 1 and getattr(args, "shard_id", 0) == 0:
+        if generates and args.distributed_world_size > 1:
+            raise InputError(
+                f"--distributed-world-size {args.distributed_world_size}: fairseq-generate starts no processes, and "
+                f"would translate only a part of the set: use --num-shards {args.distributed_world_size} and --shard-id"
+            )
         return
     if args.shard_id >= args.num_shards:
         raise InputError(f"--shard-id {args.shard_id} must be less than --num-shards {args.num_shards}")
-    if hasattr(args, "beam") and not hasattr(args, "buffer_size"):
+    if generates:
+        results = os.path.join(args.results_path or "", f"generate-{args.gen_subset}.txt")
+        if args.results_path and os.path.exists(results):  # every shard has this name
+            raise InputError(f"{results} exists, perhaps from another shard: use a --results-path for each shard")
         args.distributed_world_size, args.distributed_rank = args.num_shards, args.shard_id
     elif not hasattr(args, "output_word_probs"):  # an option of fairseq-eval-lm
         raise InputError("--num-shards has no effect in this command: omit it, and divide the input into files instead")
 
 
-def _check_encoding(args: Any) -> None:
-    """Check that the text files of fairseq-preprocess are UTF-8."""
-    prefixes = [
-        prefix for name in ("trainpref", "validpref", "testpref") for prefix in (vars(args)[name] or "").split(",")
-    ]
-    for prefix in filter(None, prefixes):
-        for language in filter(None, (args.source_lang, args.target_lang)):
-            name = f"{prefix}.{language}"
-            try:
-                with open(name, encoding="utf-8") as file:
-                    for _ in file:
-                        pass
-            except UnicodeDecodeError as error:
-                raise InputError(f"{name} is not UTF-8: convert it, for example with iconv ({error.reason})") from error
-
-
 def _check_required(args: Any) -> None:
     """Check that options without a default were given, such as --total-num-update of polynomial_decay."""
+    if "output_word_probs" in args and not hasattr(TASK_REGISTRY.get(args.task), "eval_lm_dataloader"):
+        raise InputError(f"fairseq-eval-lm does not support --task {args.task}: for translations, use fairseq-validate")
     if getattr(args, "path", "") is None:
         raise InputError("model not specified: use --path, such as --path checkpoints/checkpoint_best.pt")
     for registry, entries in REGISTRIES.items():
@@ -176,6 +239,24 @@ def _check_required(args: Any) -> None:
             is_required = option.default == MISSING or follows_another
             if is_required and getattr(args, option.name, None) in (None, MISSING):
                 raise InputError(f"{option_name(registry)} {choice} requires {option_name(option.name)}")
+
+
+def _warn_of_options_without_effect(parser: ArgumentParser, args: Namespace, words: Sequence[Any]) -> None:
+    """Warn of options that the command accepts and ignores, but that do no harm."""
+    given = {str(word).partition("=")[0] for word in words}
+    ignored = [(name, f"without {option_name(other)}") for name, other in _REQUIRED.items() if not _is_set(args, other)]
+    if "max_update" not in args:
+        ignored += [(name, "in this command") for name in ("criterion", "optimizer", "lr_scheduler")]
+    elif args.disable_validation:
+        ignored += [(name, "with --disable-validation") for name in ("patience", "keep_best_checkpoints", "eval_bleu")]
+    for name, why in ignored:
+        if option_name(name) in given:
+            logger.warning(f"{option_name(name)} has no effect {why}")
+
+
+def _is_set(args: Namespace, name: str) -> bool:
+    value = getattr(args, name, None)
+    return value not in (None, False) and value != -1
 
 
 def _check_overrides(name: str, text: str | None) -> None:
@@ -194,13 +275,31 @@ def _check_adam_betas(text: Any) -> None:
             raise InputError(f"--adam-betas is not a pair such as '(0.9, 0.98)': {text:.200}")
 
 
+def _check_data(values: Mapping[str, Any]) -> None:
+    if values.get("dataset_impl") == "fasta" and str(values.get("task")).startswith("translation"):
+        raise InputError("--dataset-impl fasta is not supported by --task translation: omit it")
+    if values.get("tokenizer") == "moses" and None in (values.get("source_lang", ""), values.get("target_lang", "")):
+        raise InputError("--tokenizer moses requires --source-lang and --target-lang")
+    if (values.get("num_batch_buckets") or 0) > 0 and int(numpy.__version__.partition(".")[0]) > 1:
+        raise InputError("--num-batch-buckets does not work with NumPy 2: omit it")
+    if values.get("write_checkpoints_asynchronously") and missing_modules(["iopath"]):  # fairseq would save nothing
+        raise InputError("--write-checkpoints-asynchronously requires iopath: pip install iopath, or omit the option")
+    for name in ("lr", "update_freq"):
+        if values.get(name) == []:
+            raise InputError(f"{option_name(name)} has no value: specify a number")
+
+
 def _check_precision(values: Mapping[str, Any]) -> None:
+    if values.get("tpu") and missing_modules(["torch_xla"]):
+        raise InputError("--tpu requires torch_xla: pip install torch_xla, or omit it")
     trains = "max_update" in values
     if not trains or torch.cuda.is_available() and not values.get("cpu"):
         return
     if values.get("fp16"):
         option = "--memory-efficient-fp16" if values.get("memory_efficient_fp16") else "--fp16"
         raise InputError(f"{option} requires a GPU: omit it, or use --bf16 on a CPU that supports it")
+    if values.get("profile"):
+        raise InputError("--profile requires a GPU: omit it")
     if values.get("amp"):
         logger.warning("--amp has no effect without a GPU: training in float32")
 
@@ -214,6 +313,10 @@ def _check_search(values: Mapping[str, Any]) -> None:
         raise InputError(f"{' and '.join(map(option_name, selected))} cannot be combined: use one of them")
     if values.get("sampling") and "path" in values and values["nbest"] != values["beam"]:  # not --eval-bleu-args
         raise InputError("--sampling requires --nbest to be equal to --beam, the number of samples")
+    if not str(values.get("task")).startswith(_ITERATIVE_TASK):
+        ignored = [name for name in ("print_step", "retain_iter_history", "decoding_format") if values.get(name)]
+        if ignored:
+            raise InputError(f"{option_name(ignored[0])} is for --task {_ITERATIVE_TASK} only: omit it")
     if values.get("replace_unk") is not None and values.get("print_alignment") is None:
         raise InputError("--replace-unk requires --print-alignment, which finds the source word of a translated word")
     if values.get("constraints") and "buffer_size" not in values:
@@ -221,7 +324,7 @@ def _check_search(values: Mapping[str, Any]) -> None:
     if values.get("constraints") and values.get("print_alignment"):
         raise InputError("--print-alignment cannot be combined with --constraints: omit one of them")
     if "buffer_size" in values and "max_update" not in values:
-        ignored = [name for name in ("score_reference", "prefix_size", "results_path") if values.get(name)]
+        ignored = [n for n in ("score_reference", "prefix_size", "results_path", "lm_path", "quiet") if values.get(n)]
         if ignored:
             raise InputError(f"{option_name(ignored[0])} is not supported by fairseq-interactive: use fairseq-generate")
         if values.get("print_alignment") == "soft":

@@ -1,6 +1,7 @@
 """Patches of the state of a training run: what it restores, what it starts without, and when it is finished."""
 
 import functools
+import glob
 import logging
 import math
 import os
@@ -192,9 +193,12 @@ def _with_own_checkpoint(cfg, suffix: str):
         InputError: --restore-file does not exist
     """
     last = os.path.join(cfg.save_dir, f"checkpoint_last{suffix}.pt")
+    newest = _newest_checkpoint(cfg.save_dir) if cfg.no_last_checkpoints and not suffix else None
+    if newest and not PathManager.isfile(last) and (_is_last(cfg, last) or _began_with(cfg, read_checkpoint(newest))):
+        logger.info(f"continuing from {newest}, because there is no checkpoint_last.pt with --no-last-checkpoints")
+        return _changed(cfg, restore_file=newest, finetune_from_model=None, **dict.fromkeys(RESETS, False))
     begins = not PathManager.isfile(last)
-    # By default, and if it names the same file, the option means the last checkpoint, if there is one.
-    if cfg.restore_file == "checkpoint_last.pt" or os.path.realpath(cfg.restore_file) == os.path.realpath(last):
+    if _is_last(cfg, last):
         name, file = "checkpoint.continue_once", getattr(cfg, "continue_once", None) if begins else None
     else:
         if not begins and _began_with(cfg, read_checkpoint(last)):
@@ -202,13 +206,33 @@ def _with_own_checkpoint(cfg, suffix: str):
                 f"continuing from {last}, which this training saved after it began with --restore-file "
                 f"{cfg.restore_file}; to begin with that file again, specify another --save-dir"
             )
-            cfg = OmegaConf.create(OmegaConf.to_container(cfg, enum_to_str=False))
-            with open_dict(cfg):
-                cfg.update({"restore_file": "checkpoint_last.pt", **dict.fromkeys(RESETS, False)})
-            return cfg
+            return _changed(cfg, restore_file="checkpoint_last.pt", **dict.fromkeys(RESETS, False))
         name, file = "--restore-file", cfg.restore_file.replace(".pt", f"{suffix}.pt")  # as fairseq does
+    finetuned = cfg.finetune_from_model if begins else None
+    if file is None and finetuned and PathManager.exists(finetuned):  # otherwise, fairseq reports it
+        name, file = "--finetune-from-model", finetuned
     if file is not None and not PathManager.isfile(file):
         raise InputError(f"{name} {file} not found: specify an existing checkpoint, or omit the option")
+    return cfg
+
+
+def _is_last(cfg, last: str) -> bool:
+    """Return whether --restore-file means the last checkpoint, by default or by its path."""
+    return cfg.restore_file == "checkpoint_last.pt" or os.path.realpath(cfg.restore_file) == os.path.realpath(last)
+
+
+def _newest_checkpoint(directory: str) -> str | None:
+    """Return the checkpoint of a training run that was written last, except for one that has diverged."""
+    paths = glob.glob(os.path.join(glob.escape(directory), "checkpoint*.pt"))
+    paths = [path for path in paths if os.path.isfile(path) and not path.endswith("_diverged.pt")]
+    return max(paths, key=os.path.getmtime, default=None)
+
+
+def _changed(cfg, **changes: Any) -> Any:
+    """Return options with some of them changed."""
+    cfg = OmegaConf.create(OmegaConf.to_container(cfg, enum_to_str=False))
+    with open_dict(cfg):
+        cfg.update(changes)
     return cfg
 
 

@@ -1,22 +1,19 @@
 """Checks, before training begins, that the validations during training can be computed."""
 
-import difflib
 import functools
 import json
 import logging
-from dataclasses import fields
 from typing import Any
 
 from fairseq import checkpoint_utils
 from fairseq.data.encoders import TOKENIZER_REGISTRY
-from fairseq.dataclass.configs import GenerationConfig
 from fairseq.logging import metrics
 from fairseq.tasks import FairseqTask
 from fairseq.tasks.translation import TranslationTask
 from fairseq.trainer import Trainer
 
 from fairseq_resmlp.common.errors import InputError
-from fairseq_resmlp.fairseq_patches.option_checks import check_values
+from fairseq_resmlp.fairseq_patches.option_checks import check_generation_options, check_values
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +30,7 @@ def check_bleu_options() -> None:
             _read_json(self.cfg, "eval_bleu_detok_args")
             search = _read_json(self.cfg, "eval_bleu_args")
             if type(self).build_generator is FairseqTask.build_generator:  # others may have options of their own
-                _check_generation_options(search)
+                check_generation_options(search, "--eval-bleu-args: ")
             check_values(search)
             tokenizer = self.cfg.eval_bleu_detok
             if tokenizer not in TOKENIZER_REGISTRY:
@@ -52,21 +49,6 @@ def _read_json(cfg, name: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise InputError(f"{option} is not a JSON object such as '{{\"beam\": 4}}': {text[:200]}")
     return value
-
-
-def _check_generation_options(values: dict[str, Any]) -> None:
-    known = {option.name: option for option in fields(GenerationConfig)}
-    for name, value in values.items():
-        if name not in known:
-            similar = difflib.get_close_matches(name, known, 1)
-            raise InputError(
-                f"--eval-bleu-args: {name} is not an option of fairseq-generate"
-                f"{f': did you mean {similar[0]}?' if similar else ', written with underscores'}"
-            )
-        kind: Any = known[name].type
-        allowed = {int: (int,), float: (int, float), bool: (bool,)}.get(kind)
-        if allowed and (not isinstance(value, allowed) or isinstance(value, bool) != (kind is bool)):
-            raise InputError(f"--eval-bleu-args: {name} must be a {kind.__name__}, not {json.dumps(value)[:100]}")
 
 
 def check_best_checkpoint_metric() -> None:

@@ -11,13 +11,14 @@ from typing import Any
 
 import torch
 
+from fairseq_resmlp.common.errors import InputError
 from fairseq_resmlp.common.sentencepiece_model import check_fits_dictionaries, load_sentencepiece
 from fairseq_resmlp.common.text import replace_surrogates
 from fairseq_resmlp.inference.beam_search import Hypothesis, SearchOptions, StepCallback, beam_search
 from fairseq_resmlp.inference.config import BOS, EOS, UNK
 from fairseq_resmlp.inference.line import Line, Sentence
 from fairseq_resmlp.inference.model_format import ExportedModel, load_exported_model
-from fairseq_resmlp.inference.network import Network
+from fairseq_resmlp.inference.network import Network, check_device
 from fairseq_resmlp.inference.sentences import SentenceSplitter
 from fairseq_resmlp.inference.shortlist import Shortlist
 from fairseq_resmlp.inference.translation import Translation, TranslationHypothesis, TranslationOptions, align
@@ -48,6 +49,7 @@ class Translator:
         max_batch: int = 64,
         max_tokens: int = 4096,
     ):
+        check_device(device)
         if dtype is None:
             on_cpu = torch.device(device).type == "cpu"
             dtype = exported.dtype if on_cpu and exported.dtype != "float16" else "float32" if on_cpu else "float16"
@@ -103,6 +105,8 @@ class Translator:
             InputError: an option is out of range or not possible with this model, or a sentence has no translation with
                 a finite score
         """
+        if isinstance(lines, str):
+            raise InputError("translate_batch needs a list of lines: use [text] for a single one")
         options = TranslationOptions(
             beam, lenpen, unkpen, min_len, max_len_a, max_len_b, n_best, alignments, split_sentences
         )

@@ -2,9 +2,15 @@
 
 from dataclasses import dataclass, field, fields
 
+from fairseq.criterions import CRITERION_REGISTRY
+from fairseq.criterions.cross_entropy import CrossEntropyCriterion
+from fairseq.criterions.label_smoothed_cross_entropy import LabelSmoothedCrossEntropyCriterion
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from fairseq.tasks.denoising import DenoisingTask
+from fairseq.tasks.online_backtranslation import OnlineBackTranslationTask
+from fairseq.tasks.simultaneous_translation import SimulTextToTextTask
 from fairseq.tasks.translation import TranslationTask
+from fairseq.tasks.translation_lev import TranslationLevenshteinTask
 from fairseq.tasks.translation_multi_simple_epoch import TranslationMultiSimpleEpochTask
 
 from fairseq_resmlp.common.errors import InputError
@@ -157,6 +163,13 @@ _APPLIES_TO = {
 
 
 _TEXT_TO_TEXT = (TranslationTask, TranslationMultiSimpleEpochTask, DenoisingTask)
+_OF_OTHER_MODELS = (TranslationLevenshteinTask, OnlineBackTranslationTask, SimulTextToTextTask)
+# Criterions of fairseq that compare the output of a translation model with the reference
+_CRITERIONS = (CrossEntropyCriterion, LabelSmoothedCrossEntropyCriterion)
+_OF_OTHER_OUTPUTS = (  # subclasses that need more than that
+    "label_smoothed_cross_entropy_with_ctc",
+    "latency_augmented_label_smoothed_cross_entropy",
+)
 
 
 def validate(cfg: ResMLPConfig, task) -> None:
@@ -165,7 +178,8 @@ def validate(cfg: ResMLPConfig, task) -> None:
     Raises:
         InputError: an option is out of range, has no effect, or contradicts another one or the dictionaries
     """
-    if type(task).__module__.startswith("fairseq.tasks.") and not isinstance(task, _TEXT_TO_TEXT):
+    is_other = not isinstance(task, _TEXT_TO_TEXT) or isinstance(task, _OF_OTHER_MODELS)
+    if type(task).__module__.startswith("fairseq.tasks.") and is_other:
         raise InputError(
             f"resmlp does not support {type(task).__name__}: it needs text to text; use --task translation"
         )
@@ -189,6 +203,20 @@ def validate(cfg: ResMLPConfig, task) -> None:
     if getattr(task.cfg, "left_pad_target", False):
         raise InputError(
             "--left-pad-target is not supported, because row t of A belongs to target position t: omit the option"
+        )
+
+
+def check_criterion(name: str) -> None:
+    """Check that a criterion of fairseq is for translation models.
+
+    Raises:
+        InputError: it needs another output than theirs
+    """
+    criterion = CRITERION_REGISTRY.get(name, CrossEntropyCriterion)
+    fits = issubclass(criterion, _CRITERIONS) and name not in _OF_OTHER_OUTPUTS
+    if not fits and criterion.__module__.startswith("fairseq.criterions."):
+        raise InputError(
+            f"--criterion {name} does not fit resmlp: use fused_label_smoothed_cross_entropy or another cross-entropy"
         )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from fairseq import hub_utils, utils
 from fairseq.data import LanguagePairDataset
 from fairseq.models import ARCH_MODEL_NAME_REGISTRY
+from fairseq.registry import REGISTRIES
 from fairseq.sequence_scorer import SequenceScorer
 from omegaconf import open_dict
 from torch import nn
@@ -18,9 +19,13 @@ from fairseq_resmlp.common.errors import InputError
 from fairseq_resmlp.common.sentencepiece_model import check_fits_dictionaries, load_sentencepiece
 from fairseq_resmlp.common.text import replace_surrogates
 from fairseq_resmlp.fairseq_patches.generation import raise_max_tokens_to_max_positions
+from fairseq_resmlp.fairseq_patches.option_checks import check_generation_options, check_values
 from fairseq_resmlp.model.pruning import mixing_weights, prune
 
 logger = logging.getLogger(__name__)
+
+# Arguments of fairseq's `generate` that are no options of fairseq-generate
+_ARGUMENTS = ("skip_invalid_size_inputs", "inference_step_args", "prefix_allowed_tokens_fn")
 
 
 class HubTranslator(hub_utils.GeneratorHubInterface):
@@ -64,8 +69,10 @@ class HubTranslator(hub_utils.GeneratorHubInterface):
                 `from_pretrained`, and False gives none
 
         Raises:
-            InputError: another value of `print_alignment`, or "soft" with `verbose`
+            InputError: another value of `print_alignment`, or "soft" with `verbose`; an option does not exist
         """
+        check_generation_options({"beam": beam, **{name: kwargs[name] for name in kwargs if name not in _ARGUMENTS}})
+        check_values({"beam": beam, **kwargs})
         if print_alignment is None:
             return super().generate(tokenized_sentences, beam, verbose, **kwargs)
         requested = {True: "hard", False: None}.get(print_alignment, print_alignment)
@@ -190,6 +197,10 @@ def load(directory, checkpoint_file="model.pt", data=".", **kwargs):
         logger.warning(
             f"sentencepiece.bpe.model not found in {directory}: input and output are subword tokens separated by spaces"
         )
+    for part in ("bpe", "tokenizer"):
+        known = REGISTRIES[part]["registry"]
+        if kwargs.get(part) is not None and kwargs[part] not in known:
+            raise InputError(f"{part}={kwargs[part]!r} not found: use one of {', '.join(known)}")
     before = extra_check.set(functools.partial(_check_options, kwargs))
     try:
         loaded = hub_utils.from_pretrained(directory, checkpoint_file, data, **kwargs)

@@ -1,6 +1,7 @@
 """The registered model `resmlp` and its architectures."""
 
 import logging
+import os
 from dataclasses import fields
 
 import torch
@@ -11,10 +12,11 @@ from torch import Tensor
 
 from fairseq_resmlp.checkpoints.dictionary_hash import KEY, check_hashes, dictionary_hashes, pop_hashes
 from fairseq_resmlp.common.errors import InputError
+from fairseq_resmlp.common.sentencepiece_model import check_fits_dictionaries, load_sentencepiece
 from fairseq_resmlp.fairseq_patches.data import explain_long_sentences, truncate_long_lines
 from fairseq_resmlp.fairseq_patches.divergence import DivergenceDetector
 from fairseq_resmlp.model import hub
-from fairseq_resmlp.model.config import ARCHITECTURES, ResMLPConfig, describe_defaults, validate
+from fairseq_resmlp.model.config import ARCHITECTURES, ResMLPConfig, check_criterion, describe_defaults, validate
 from fairseq_resmlp.model.folding import fold_model_
 from fairseq_resmlp.resmlp import ResMLPDecoder, ResMLPEncoder
 
@@ -154,6 +156,8 @@ def adapt_task(task: FairseqTask, N: int) -> None:
     warning, diverging training stops, and checkpoints store the hashes of the dictionaries. The task of a model of
     fairseq's own stays unchanged.
 
+    A criterion or a SentencePiece model that does not fit is refused.
+
     Raises:
         InputError: the state of the task comes from a checkpoint that was trained with another dictionary
     """
@@ -163,7 +167,26 @@ def adapt_task(task: FairseqTask, N: int) -> None:
     check_hashes(stored, own)
     explain_long_sentences(task)
     truncate_long_lines(task, N)
+    _check_parts(task)
     task.divergence_detector = DivergenceDetector(len(task.target_dictionary))
+
+
+def _check_parts(task: FairseqTask) -> None:
+    """Check the criterion of a training run and the SentencePiece model of a translation when they are built."""
+    build_criterion, build_bpe = task.build_criterion, task.build_bpe
+
+    def build_suitable_criterion(cfg, *args, **kwargs):
+        check_criterion(getattr(cfg, "_name", None) or getattr(cfg, "criterion", ""))
+        return build_criterion(cfg, *args, **kwargs)
+
+    def build_suitable_bpe(cfg):
+        path = getattr(cfg, "sentencepiece_model", None)
+        if getattr(cfg, "_name", None) == "sentencepiece" and path is not None and os.path.exists(path):
+            entries = (task.source_dictionary.symbols, task.target_dictionary.symbols)
+            check_fits_dictionaries(load_sentencepiece(path), path, *entries)
+        return build_bpe(cfg)
+
+    task.build_criterion, task.build_bpe = build_suitable_criterion, build_suitable_bpe
 
 
 def _register(arch: str, changes: dict[str, object]) -> None:

@@ -13,6 +13,7 @@ from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp
 
 from fairseq_resmlp import __version__, common
@@ -90,7 +91,8 @@ def create_app(models: Models, settings: Settings, listening: str) -> ASGIApp:
         docs_url=None,
         redoc_url=None,
         exception_handlers=dict.fromkeys(
-            (InputError, QueueFull, ClientGone, RequestValidationError, HTTPException, Exception), _answer_error
+            (InputError, QueueFull, ClientGone, ClientDisconnect, RequestValidationError, HTTPException, Exception),
+            _answer_error,
         ),
     )
     _add_routes(app, api, BodySchemas(models, settings))
@@ -147,7 +149,7 @@ async def _answer_error(request: Request, error: Exception) -> Response:
             return error_response(400, str(error))
         case QueueFull():
             return error_response(503, "too many requests wait: try again later", 1)
-        case ClientGone():
+        case ClientGone() | ClientDisconnect():
             return Response(status_code=CLIENT_CLOSED_REQUEST)
         case RequestValidationError():  # of the address, such as a layer that is not a number
             return error_response(404, DEFAULT_MESSAGES[404])

@@ -59,7 +59,8 @@ class Guard:
         elif scope["type"] == "http":
             start = time.perf_counter()
             body = _Body(scope, receive, self.settings)
-            answer = _Answer(send, body)
+            origin = Headers(scope=scope).get("origin")
+            answer = _Answer(send, body, origin if origin in self.settings.allowed_origins else None)
             try:
                 await (self._refusal(scope, body) or self.app)(scope, body.receive, answer.send)
             except Exception:
@@ -133,10 +134,10 @@ class _Body:
 
 
 class _Answer:
-    """The answer to a request, with the security headers."""
+    """The answer to a request, with the security headers, and with permission for pages of `origin` to read it."""
 
-    def __init__(self, send: Send, body: _Body):
-        self._send, self._body = send, body
+    def __init__(self, send: Send, body: _Body, origin: str | None):
+        self._send, self._body, self._origin = send, body, origin
         self.status = 0  # until the answer starts
 
     async def send(self, message: Message) -> None:
@@ -146,6 +147,9 @@ class _Answer:
             for name, value in HEADERS.items():
                 headers.setdefault(name, value)
             headers.setdefault("cache-control", "no-store")
+            if self._origin is not None:
+                headers.setdefault("access-control-allow-origin", self._origin)
+                headers.add_vary_header("Origin")
             if not self._body.is_complete:
                 headers["connection"] = "close"  # the rest of the body is not read
         await self._send(message)

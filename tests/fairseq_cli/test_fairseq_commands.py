@@ -2,6 +2,7 @@
 
 import itertools
 import re
+import shlex
 import shutil
 
 import pytest
@@ -495,3 +496,14 @@ def test_mistakes_of_users_are_reported_in_one_line(trained, tmp_path, command, 
         assert len(errors) == 1 and message in errors[0], (mistake, errors)
     number = sum(map(len, MISTAKES.values()))
     record_promise("Mistakes in the options of fairseq's commands are reported in one line", f"{number} mistakes")
+
+
+@pytest.mark.slow
+def test_output_that_is_closed_or_full_is_an_error(trained):
+    options = ("--cpu", "--max-len-b", "3", "--path", trained / "checkpoints" / "checkpoint_best.pt")
+    words = map(str, ("fairseq-generate", trained / "data-bin", "--user-dir", PLUGIN, *options))
+    command = shlex.join(words)
+    for redirection, reason in ((">&-", "Bad file descriptor"), ("> /dev/full", "No space left on device")):
+        done = run("sh", "-c", f"{command} {redirection}", env={}, check=False)
+        assert done.returncode == 1 and "Traceback" not in done.stderr
+        assert done.stderr.splitlines()[-1] == f"error: cannot write standard output: {reason}"

@@ -239,8 +239,22 @@ def test_segments_are_found_as_by_the_regular_expression(tmp_path):
 
 
 def test_the_time_for_a_line_of_sgml_does_not_grow_with_its_square(tmp_path):
-    (tmp_path / "a.sgm").write_bytes(b"<seg" * 3_000_000 + b"\n")  # the regular expression takes hours
-    assert read(tmp_path, "a.sgm") == []
+    (tmp_path / "a.sgm").write_bytes(b"<seg" * 3_000_000 + b"\n<seg>a</seg>\n")  # the regular expression takes hours
+    assert read(tmp_path, "a.sgm") == [b"a"]
+
+
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("a.en", gzip.compress(b"a", mtime=0), "is compressed with gzip: decompress it"),
+        ("a.en.gz", gzip.compress(b"\x28\xb5\x2f\xfdabc"), "is compressed with zstd: decompress it"),
+        ("a.SGM", b"<doc>a</doc>\n", "has no line with <seg>...</seg>"),
+    ],
+)
+def test_what_is_not_text_is_refused_by_its_content(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        read(tmp_path, name)
 
 
 @pytest.mark.parametrize("suffix, compress", [(".gz", gzip.compress), (".xz", lzma.compress), ("", bytes)])

@@ -248,6 +248,14 @@ def test_languages_that_collide_with_other_files_are_refused(script, tmp_path, s
     assert "is not a language code" in line or "source and target are both en" in line
 
 
+def test_a_setting_or_a_value_that_is_missing_is_named(script, tmp_path):
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    (corpus / "corpus.sh").write_text("source=en target=de\n")
+    assert "corpus.sh does not set texts: copy it" in error_line(script("prepare.sh", corpus))
+    assert error_line(script("prepare.sh", corpus, "--out", "")) == "error: --out needs a value"
+
+
 # Directories of the user
 
 

@@ -350,3 +350,15 @@ def test_sigterm_stops_the_server_in_the_middle_of_a_translation(model, record_p
         for thread in threads:
             thread.join()
     record_promise("SIGTERM stops the server in the middle of a translation", "3 requests of 1,000 sentences")
+
+
+def test_a_client_that_leaves_in_the_middle_of_a_request_is_not_logged(server, caplog):
+    start = b"POST /translate HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{"
+    with closing(send(server, start)):
+        pass
+    for _ in range(200):
+        if server.metric('http_requests_total{path="/translate",status="499"}'):
+            break
+        time.sleep(0.05)
+    assert server.metric('http_requests_total{path="/translate",status="499"}') == 1
+    assert "a request failed" not in caplog.text

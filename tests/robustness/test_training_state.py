@@ -210,6 +210,19 @@ def test_a_killed_training_that_began_with_restore_file_continues_from_its_own_c
 
 
 @slow
+def test_training_without_a_last_checkpoint_continues_from_the_newest_and_stays_when_finished(data, tmp_path):
+    changes = dict(no_last_checkpoints=True)
+    train(data, tmp_path / "undisturbed", "--max-epoch", "3", **changes)
+    train(data, tmp_path / "killed", "--max-epoch", "3", **changes, kill_at=9)
+    train(data, tmp_path / "killed", "--max-epoch", "3", **changes)
+    states = [final_state(tmp_path / name, "checkpoint3.pt") for name in ("undisturbed", "killed")]
+    assert identical(*states)
+    before = contents(tmp_path / "killed")
+    train(data, tmp_path / "killed", "--max-epoch", "3", **changes)
+    assert contents(tmp_path / "killed") == before
+
+
+@slow
 def test_another_restore_file_than_the_one_it_began_with_is_used(data, tmp_path, caplog):
     """For example to go back to the best checkpoint of the same directory."""
     train(data, tmp_path, "--max-epoch", "2")
@@ -231,6 +244,8 @@ def test_a_missing_checkpoint_to_begin_with_is_an_error_unless_it_is_the_last_of
         train(data, tmp_path, *options, restore_file="/tmp")
     with pytest.raises(InputError, match=r"^--finetune-from-model nope\.pt does not exist$"):
         train(data, tmp_path, *options, finetune_from_model="nope.pt")
+    with pytest.raises(InputError, match=r"^--finetune-from-model /tmp not found"):
+        train(data, tmp_path, *options, finetune_from_model="/tmp")
     with pytest.raises(InputError, match=r"^checkpoint\.continue_once nope\.pt not found"):
         train(data, tmp_path, *options, continue_once="nope.pt")
     assert not list(tmp_path.glob("*.pt"))
@@ -261,7 +276,9 @@ def other_training(directory):
     return process, process.stdout.readline().decode().strip()
 
 
-def test_a_second_training_in_a_directory_is_refused_before_it_changes_anything(data, tmp_path, record_promise):
+def test_a_second_training_in_a_directory_is_refused_before_it_changes_anything(
+    data, tmp_path, monkeypatch, record_promise
+):
     options, directory = (FEW, "--max-update", "1"), tmp_path / "checkpoints"
     train(data, directory, *options)
     process, result = other_training(directory)
@@ -280,7 +297,9 @@ def test_a_second_training_in_a_directory_is_refused_before_it_changes_anything(
         train(data, tmp_path / "other", *options)
     assert contents(tmp_path / "other") == before
     train(data, tmp_path / "other", *options, no_save=True)
-    train(data, tmp_path / "other", *options, "--distributed-rank", "1")  # the master has locked it
+    with monkeypatch.context() as other_rank:
+        other_rank.setattr(save_directory.distributed_utils, "is_master", lambda cfg: False)
+        train(data, tmp_path / "other", *options)  # the master has locked it
     process.kill()
     process.wait()
     train(data, tmp_path / "other", *options)

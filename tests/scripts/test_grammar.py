@@ -339,3 +339,14 @@ def test_rejects_a_count_it_cannot_make():
     for count in (0, corpus.LIMIT + 1):
         with pytest.raises(ValueError, match="distinct pairs"):
             corpus.make_pairs(count, seed=1)
+
+
+def test_links_and_files_of_others_are_left_alone(tmp_path):
+    (tmp_path / "train.en.part").write_text("theirs")
+    corpus.main([str(tmp_path), *SMALL])
+    assert (tmp_path / "train.en.part").read_text() == "theirs" and len(list(tmp_path.iterdir())) == 7
+    (tmp_path / "test.de").unlink()
+    (tmp_path / "test.de").symlink_to("train.en.part")
+    with pytest.raises(SystemExit):
+        corpus.main([str(tmp_path), *SMALL])
+    assert (tmp_path / "train.en.part").read_text() == "theirs"

@@ -10,6 +10,7 @@ import pytest
 
 from fairseq_resmlp.common.errors import InputError
 from fairseq_resmlp.data.corpus import REMOVED, extract_corpus
+from support.files import write_files
 
 EN = "A man.\nTwo\u2028dogs.\r\n\nLast line without a line feed"
 DE = "Ein Mann.\nZwei\x85Hunde.\n\nLetzte Zeile\n"
@@ -269,6 +270,7 @@ def test_every_document_gives_its_pairs(name, content, places, tmp_path):
         ),
         ("a.txt", "a\tb\nc\td\n", ("a.txt", "de"), "a.txt seems to be a table, because every line has a tab"),
         ("a.txt", "a\0b\n", ("a.txt", "de"), "a.txt is a binary file: specify a text file"),
+        ("a.txt", "\x89PNG\0\0\xff\xfa", ("a.txt", "de"), "a.txt is a binary file: specify a text file"),
         (
             "a.zip",
             "",
@@ -286,3 +288,10 @@ def test_what_is_not_parallel_text_is_refused_in_one_line(name, content, places,
     with pytest.raises(InputError, match=message) as error:
         extract(tmp_path, tmp_path, ("train", *places))
     assert "\n" not in str(error.value) and not (tmp_path / "raw" / "train.en").exists()
+
+
+def test_a_number_of_held_out_sentences_that_is_too_large_is_refused(tmp_path):
+    write_files(tmp_path, a="x\n", b="y\n")
+    texts = [("train", "a", "b"), ("test", "held-out", "9" * 5000)]
+    with pytest.raises(InputError, match="specify the number of sentences to take from train"):
+        extract_corpus(texts, ("en", "de"), str(tmp_path), str(tmp_path / "out"))

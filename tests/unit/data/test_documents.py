@@ -74,6 +74,8 @@ def fill(tmp_path, name, content, translate=str.upper, **columns):
         ("a.tsv", 'a "b\tc\n\n d\te\n', 'a "b\tc\tA "B\n\n d\te\t D\n', {}),
         ("a.tsv", "1\ta\t\r\n2\tb\tc\r\n", "1\ta\tA\r\n2\tb\tc\r\n", {"source_column": "2", "target_column": "3"}),
         ("a.tsv", "en\tx\na\t1\nb\n", "en\tx\tde\na\t1\tA\nb\t\tB\n", {"source_column": "en"}),
+        ("a.tsv", "id\ten\tde\n1\ta\t\n2\tb\tc\n", "id\ten\tde\n1\ta\tA\n2\tb\tc\n", {}),
+        ("a.tsv", "en\tx\n", "en\tx\tEN\n", {}),
         ("a.tsv.gz", "a\n", "a\tA\n", {}),
         ("a.csv", 'id,en\n1,"a, ""b"""\n2,\n', 'id,en,de\n1,"a, ""b""","A, ""B"""\n2,\n', {}),
         ("a.csv", '\ufeffen;de\r\n"a\nb";\r\n', '\ufeffen;de\r\n"a\nb";"A\nB"\r\n', {}),

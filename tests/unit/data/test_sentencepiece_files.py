@@ -23,6 +23,7 @@ from fairseq_resmlp.data.sentencepiece_files import (
     encode_to_directory,
     train_sentencepiece,
 )
+from fairseq_resmlp.data.shortlist_learning import read_pairs
 from support.files import read_lines, write_files
 from support.paths import GOLDEN, ROOT
 
@@ -205,3 +206,18 @@ def test_a_worker_that_is_killed_is_reported_in_one_line(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="^a process that encodes was killed, .*: use fewer --workers$"):
         list(encode_to_directory([str(tmp_path / "a")], str(tmp_path / "out"), model, 2))
     assert not (tmp_path / "out" / "a").exists()
+
+
+@pytest.mark.parametrize(
+    "content, kind", [(b"\x1f\x8b\x08", "is compressed with gzip"), (b"a\0b\0", "is a binary file")]
+)
+def test_files_that_are_not_text_are_refused(tmp_path, content, kind):
+    (tmp_path / "a.en").write_bytes(content)
+    text = str(tmp_path / "a.en")
+    for read in (
+        lambda: train_sentencepiece([text], io.BytesIO(), 30, 100),
+        lambda: list(encode_to_directory([text], str(tmp_path / "out"), str(GOLDEN / "sentencepiece.bpe.model"), 1)),
+        lambda: read_pairs(text, text, 100),
+    ):
+        with pytest.raises(InputError, match=kind):
+            read()

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from argparse import Namespace
 
 import pytest
 import torch
@@ -10,12 +11,15 @@ from fairseq import options
 from fairseq.data import data_utils
 from fairseq.dataclass.configs import DistributedTrainingConfig
 from fairseq.distributed import utils as distributed_utils
+from fairseq.scoring import build_scorer
 from fairseq.search import DiverseBeamSearch
 from fairseq.sequence_generator import SequenceGenerator
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import CompactHydraException
+from omegaconf import OmegaConf
 
 from fairseq_resmlp.common.errors import InputError
+from fairseq_resmlp.fairseq_patches import option_checks
 from support.commands import run, train_options
 from support.models import make_model, make_task
 from support.paths import PLUGIN, ROOT
@@ -60,7 +64,8 @@ def test_fairseq_commands_report_a_missing_file_in_one_line(tmp_path, program):
 @pytest.mark.parametrize(
     ("arguments", "tpu"), [(["--bf16"], False), (["--memory-efficient-bf16"], False), (["--bf16", "--tpu"], True)]
 )
-def test_bf16_selects_a_tpu_only_if_requested(arguments, tpu):
+def test_bf16_selects_a_tpu_only_if_requested(monkeypatch, arguments, tpu):
+    monkeypatch.setattr(option_checks, "missing_modules", lambda names: [])
     parser = options.get_training_parser()
     args = options.parse_args_and_arch(parser, ["data", "--arch", "resmlp_tiny", *arguments])
     assert args.bf16 and args.tpu is tpu
@@ -135,3 +140,15 @@ def test_training_on_more_processes_than_gpus_is_explained(monkeypatch):
         monkeypatch.setenv(name, value)  # as torchrun does
     with pytest.raises(InputError, match="with 0 GPUs"):
         distributed_utils.infer_init_method(cfg)
+
+
+def test_wrong_types_missing_packages_and_full_output_are_reported_in_one_line(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["/venv/bin/fairseq-train"])
+    monkeypatch.setattr(os, "dup2", lambda *descriptors: None)  # standard output of the tests stays open
+    for error, message in (
+        (OSError(28, "No space left on device"), "cannot write standard output: No space left on device"),
+        (error_of(build_scorer, Namespace(scoring="wer"), None), "Please install editdistance to use WER scorer"),
+        (error_of(OmegaConf.create, object()), "Object of unsupported type: 'object'"),
+    ):
+        sys.excepthook(type(error), error, error.__traceback__)
+        assert capsys.readouterr().err == f"error: {message}\n"

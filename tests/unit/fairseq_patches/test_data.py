@@ -1,5 +1,7 @@
 """Patches of batching and of sentence lengths."""
 
+import os
+
 import pytest
 import torch
 from fairseq.data import Dictionary, LanguagePairDataset, data_utils
@@ -152,3 +154,9 @@ def test_a_language_that_the_data_do_not_have_is_refused(tmp_path):
     (tmp_path / "train.src-tgt.src.idx").touch()
     with pytest.raises(InputError, match=f"language en not found in {tmp_path}, which has src and tgt"):
         TranslationTask.setup_task(TranslationConfig(data=str(tmp_path), source_lang="en"))
+
+
+def test_a_dictionary_that_is_a_pipe_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "dict.txt")
+    with pytest.raises(InputError, match=r"dict\.txt is a pipe: specify a regular file"):
+        Dictionary.load(str(tmp_path / "dict.txt"))

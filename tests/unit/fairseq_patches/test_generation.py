@@ -71,3 +71,9 @@ def test_impossible_lengths_and_sampling_are_reported():
     with pytest.raises(InputError, match="--sampling-topk 99 is larger than the target dictionary: use at most 44"):
         Sampling(dictionary, sampling_topk=99)
     assert Sampling(dictionary, sampling_topk=44).sampling_topk == 44
+
+
+def test_a_translation_model_is_not_accepted_as_a_language_model():
+    model = make_model()
+    with pytest.raises(InputError, match="--lm-path is a translation model: specify a language model"):
+        SequenceGenerator([model], make_task().target_dictionary, lm_model=model)

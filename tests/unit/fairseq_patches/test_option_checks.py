@@ -3,7 +3,7 @@
 import pytest
 from fairseq import options
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
-from fairseq_cli import preprocess, train
+from fairseq_cli import train
 
 from fairseq_resmlp.common.errors import InputError
 
@@ -32,6 +32,17 @@ def parse(command, *arguments):
         (["--optimizer-overrides", "{lr"], "--optimizer-overrides is not a Python dictionary .*: {lr"),
         (["--lr-scheduler", "polynomial_decay"], "polynomial_decay requires --total-num-update"),
         (["--num-shards", "2"], "--num-shards has no effect in this command"),
+        (["--seed", "-1"], "--seed -1 is less than 0"),
+        (["--seed", "9" * 12], "--seed is out of range: use at most 4294967295"),
+        (["--lr", ""], "--lr has no value"),
+        (["--max-epoch", "-1"], "--max-epoch -1 is less than 0"),
+        (["--distributed-rank", "1"], "--distributed-rank 1 must be less than --distributed-world-size 1"),
+        (["--dataset-impl", "fasta"], "--dataset-impl fasta is not supported by --task translation"),
+        (["--eval-bleu", "--eval-bleu-remove-bpe", "spm"], "--eval-bleu-remove-bpe spm is not supported"),
+        (["--write-checkpoints-asynchronously"], "--write-checkpoints-asynchronously requires iopath"),
+        (["--num-batch-buckets", "2"], "--num-batch-buckets does not work with NumPy 2"),
+        (["--tpu"], "--tpu requires torch_xla"),
+        (["--profile", "--cpu"], "--profile requires a GPU"),
     ],
 )
 def test_impossible_training_options_are_refused(arguments, message):
@@ -46,7 +57,7 @@ def test_impossible_training_options_are_refused(arguments, message):
         (["--nbest", "0"], "--nbest 0 is less than 1"),
         (["--lenpen", "nan"], "--lenpen nan is not a number"),
         (["--lenpen", "1e4"], "--lenpen is out of range: use at most 100"),
-        (["--max-len-b", "9" * 400], "--max-len-b is out of range: use at most 1e"),
+        (["--max-len-b", "9" * 400], "--max-len-b is out of range: use at most 1000000000"),
         (["--prefix-size", "-1"], "--prefix-size -1 is less than 0"),
         (
             ["--sampling", "--nbest", "5", "--diverse-beam-groups", "5"],
@@ -59,6 +70,9 @@ def test_impossible_training_options_are_refused(arguments, message):
         (["--remove-bpe", "spm"], "--remove-bpe spm is not supported: use one of sentencepiece"),
         (["--bpe", "sentencepiece"], "--bpe sentencepiece requires --sentencepiece-model"),
         (["--num-shards", "2", "--shard-id", "2"], "--shard-id 2 must be less than --num-shards 2"),
+        (["--distributed-world-size", "2"], "would translate only a part of the set: use --num-shards 2"),
+        (["--print-step"], "--print-step is for --task translation_lev only"),
+        (["--tokenizer", "moses", "-s", "en"], "--tokenizer moses requires --source-lang and --target-lang"),
     ],
 )
 def test_impossible_generation_options_are_refused(arguments, message):
@@ -87,6 +101,7 @@ def test_options_that_fairseq_interactive_ignores_are_refused(arguments, message
         ("training", ["data"], "architecture not specified: use --arch"),
         ("generation", ["data"], "model not specified: use --path"),
         ("validation", ["data", "--path", "model.pt"], "task not specified: use --task"),
+        ("eval_lm", [*GENERATE, "--task", "translation"], "fairseq-eval-lm does not support --task translation"),
     ],
 )
 def test_a_missing_architecture_model_or_task_is_named(command, arguments, message):
@@ -99,11 +114,24 @@ def test_options_that_have_no_effect_but_do_no_harm_only_cause_a_warning(caplog)
     parse("generation", *GENERATE, "--nbest", "9")
     assert "--amp has no effect without a GPU: training in float32" in caplog.text
     assert "--nbest 9 is larger than --beam 5" in caplog.text
+    parse("training", *TRAIN, "--patience", "3", "--disable-validation", "--keep-interval-updates", "2")
+    assert "--patience has no effect with --disable-validation" in caplog.text
+    assert "--keep-interval-updates has no effect without --save-interval-updates" in caplog.text
+    parse("validation", *GENERATE, "--task", "translation", "--criterion=cross_entropy")
+    assert "--criterion has no effect in this command" in caplog.text
 
 
 def test_generation_divides_the_batches_among_shards_as_among_processes():
     args = parse("generation", *GENERATE, "--num-shards", "3", "--shard-id", "2")
     assert (args.distributed_world_size, args.distributed_rank) == (3, 2)
+
+
+def test_a_shard_does_not_replace_the_results_of_another_one(tmp_path):
+    options = [*GENERATE, "--num-shards", "2", "--results-path", str(tmp_path)]
+    parse("generation", *options)
+    (tmp_path / "generate-test.txt").touch()
+    with pytest.raises(InputError, match=r"generate-test\.txt exists, perhaps from another shard"):
+        parse("generation", *options, "--shard-id", "1")
 
 
 def test_the_configuration_of_hydra_is_checked_like_the_command_line():
@@ -112,27 +140,3 @@ def test_the_configuration_of_hydra_is_checked_like_the_command_line():
     cfg.dataset.max_tokens = 0
     with pytest.raises(InputError, match="--max-tokens 0 is less than 1"):
         train.add_defaults(cfg)
-
-
-@pytest.mark.parametrize(
-    ("files", "arguments", "message"),
-    [
-        ({}, ["--workers", "0"], "--workers 0 is less than 1"),
-        ({"train.src": b"\xff\xfe\x00abc\n"}, [], r"train\.src is not UTF-8: convert it"),
-        ({"dict.src.txt": b"w1 1\n"}, [], r"dict\.src\.txt exists: choose another --destdir"),
-        ({"words.txt": b"a b c\n"}, ["--srcdict", "words.txt"], r"words\.txt is not a dictionary of fairseq"),
-    ],
-)
-def test_preprocessing_reports_unusable_files_and_options(tmp_path, monkeypatch, files, arguments, message):
-    for name, content in {"train.src": b"w1\n", "train.tgt": b"w1\n", **files}.items():
-        (tmp_path / name).write_bytes(content)
-    monkeypatch.chdir(tmp_path)
-    command = ["-s", "src", "-t", "tgt", "--trainpref", "train", "--destdir", ".", *arguments]
-    with pytest.raises(InputError, match=message):
-        preprocess.main(options.get_preprocessing_parser().parse_args(command))
-
-
-def test_preprocessing_needs_both_languages(tmp_path):
-    args = options.get_preprocessing_parser().parse_args(["-s", "src", "--destdir", str(tmp_path)])
-    with pytest.raises(InputError, match="languages not specified"):
-        preprocess.main(args)

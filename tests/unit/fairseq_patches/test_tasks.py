@@ -6,6 +6,7 @@ import pytest
 from fairseq.tasks.language_modeling import LanguageModelingConfig, LanguageModelingTask
 from fairseq.tasks.multilingual_translation import MultilingualTranslationTask
 from fairseq.tasks.semisupervised_translation import SemisupervisedTranslationTask
+from fairseq.tasks.translation_lev import TranslationLevenshteinConfig, TranslationLevenshteinTask
 from omegaconf import OmegaConf
 
 from fairseq_resmlp.common.errors import InputError
@@ -30,6 +31,7 @@ def test_multilingual_translation_is_refused_in_one_line():
 def test_other_tasks_are_refused_when_the_model_is_built():
     semisupervised = SemisupervisedTranslationTask.__new__(SemisupervisedTranslationTask)
     language_modeling = LanguageModelingTask(LanguageModelingConfig(), make_dictionary())
-    for task in (semisupervised, language_modeling):
+    levenshtein = TranslationLevenshteinTask(TranslationLevenshteinConfig(), make_dictionary(), make_dictionary())
+    for task in (semisupervised, language_modeling, levenshtein):
         with pytest.raises(InputError, match=f"resmlp does not support {type(task).__name__}"):
             task.build_model(OmegaConf.structured(ResMLPConfig(_name="resmlp", **TINY)))

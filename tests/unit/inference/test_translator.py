@@ -255,3 +255,10 @@ def test_translations_are_the_same_without_the_onednn_operator(exported_models, 
         monkeypatch.setattr(module, "onednn_linear", missing)
     assert translate(Translator.load(str(exported_models / "float32")), lines) == expected
     assert ResMLPModel.from_pretrained(GOLDEN).translate(lines, beam=2, max_len_b=10) == expected
+
+
+def test_a_single_text_or_an_unavailable_device_is_refused(translator, exported_models):
+    with pytest.raises(InputError, match=r"needs a list of lines: use \[text\]"):
+        translator.translate_batch(PLAIN)
+    with pytest.raises(InputError, match="--device meta is not available"):
+        Translator.load(str(exported_models / "float32"), device="meta")

@@ -1,14 +1,16 @@
 """Options of the model: architectures and validation."""
 
 import re
+from argparse import Namespace
 from dataclasses import fields
 
 import pytest
 from fairseq.models import ARCH_CONFIG_REGISTRY
+from omegaconf import OmegaConf
 
 from fairseq_resmlp.common.errors import InputError
 from fairseq_resmlp.model.config import ARCHITECTURES, ResMLPConfig
-from support.models import make_model
+from support.models import make_model, make_task
 from support.paths import ROOT
 
 
@@ -95,3 +97,12 @@ def test_the_small_architectures_differ_only_in_mixing_and_normalization():
 def test_invalid_options_are_rejected_by_name(options, message):
     with pytest.raises(InputError, match=message):
         make_model(**options)
+
+
+def test_criterions_of_other_models_are_refused_when_they_are_built():
+    task = make_task()
+    make_model(task)
+    for name in ("nat_loss", "label_smoothed_cross_entropy_with_ctc", "model"):
+        with pytest.raises(InputError, match=f"--criterion {name} does not fit resmlp"):
+            task.build_criterion(Namespace(criterion=name))
+    assert task.build_criterion(OmegaConf.create({"_name": "cross_entropy", "sentence_avg": False})) is not None

@@ -4,6 +4,7 @@ import hashlib
 import json
 import shutil
 import threading
+from argparse import Namespace
 
 import pytest
 import torch
@@ -108,7 +109,7 @@ def test_a_sentence_that_is_too_long_to_score_is_refused(hub):
         hub.score(["a"], ["a b " * 100])
 
 
-def test_a_sentencepiece_model_that_does_not_fit_is_refused(tmp_path, exported_models):
+def test_a_sentencepiece_model_that_does_not_fit_is_refused(hub, tmp_path, exported_models):
     other = tmp_path / "other.model"
     with open(other, "wb") as out:
         lines = [f"unrelated words {i} appear here" for i in range(50)]
@@ -125,7 +126,36 @@ def test_a_sentencepiece_model_that_does_not_fit_is_refused(tmp_path, exported_m
         lambda: ResMLPModel.from_pretrained(tmp_path / "model"),
         lambda: ResMLPModel.from_pretrained(GOLDEN, sentencepiece_model=str(other)),
         lambda: Translator.load(str(tmp_path / "exported")),
+        lambda: hub.task.build_bpe(Namespace(_name="sentencepiece", sentencepiece_model=str(other))),  # generate
     ):
         with pytest.raises(InputError, match=r"model does not fit the dictionaries: \d+% of its pieces are unknown"):
             load()
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"n_best": 2}, "n_best is not an option of fairseq-generate: did you mean nbest"),
+        ({"beam": 0}, "--beam 0 is less than 1"),
+        ({"beam": "4"}, 'beam must be a int, not "4"'),
+    ],
+)
+def test_options_of_a_translation_that_fairseq_would_ignore_are_refused(hub, options, message):
+    with pytest.raises(InputError, match=message):
+        hub.translate(SENTENCES, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"encoder_max_position": 50},
+            "encoder_max_position is not an option of .*: did you mean encoder_max_positions",
+        ),
+        ({"bpe": "spm"}, "bpe='spm' not found: use one of .*sentencepiece"),
+    ],
+)
+def test_options_of_a_model_that_fairseq_would_ignore_are_refused(options, message):
+    with pytest.raises(InputError, match=message):
+        ResMLPModel.from_pretrained(GOLDEN, **options)

@@ -439,7 +439,7 @@ def test_a_client_that_leaves_frees_its_place(exported_models, path):
 
 
 def test_a_page_of_another_origin_needs_permission(exported_models):
-    with served(exported_models / "float32", allowed_origins=["https://example.org"]) as server:
+    with served(exported_models / "float32", allowed_origins=["https://example.org"], max_characters=99) as server:
         own, other = f"http://127.0.0.1:{server.port}", "https://evil.example"
         assert server.translate(headers={"Origin": own}).status == 200
         for origin in (other, "null", "http://127.0.0.1:1", "https://example.org.evil.example"):
@@ -447,6 +447,8 @@ def test_a_page_of_another_origin_needs_permission(exported_models):
             assert answer.status == 403 and "access-control-allow-origin" not in answer.headers
         allowed = server.translate(headers={"Origin": "https://example.org"})
         assert (allowed.status, allowed.headers["access-control-allow-origin"]) == (200, "https://example.org")
+        refused = server.translate("a" * 100_000, headers={"Origin": "https://example.org"})  # before it is read
+        assert (refused.status, refused.headers["access-control-allow-origin"]) == (413, "https://example.org")
         preflight = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type"}
         answers = [
             server.request("OPTIONS", "/translate", headers={"Origin": origin, **preflight})
