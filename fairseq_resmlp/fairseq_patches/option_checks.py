@@ -293,6 +293,10 @@ def _check_precision(values: Mapping[str, Any]) -> None:
     if values.get("tpu") and missing_modules(["torch_xla"]):
         raise InputError("--tpu requires torch_xla: pip install torch_xla, or omit it")
     trains = "max_update" in values
+    precisions = [option_name(name) for name in ("amp", "fp16", "bf16") if values.get(name)]
+    if trains and len(precisions) > 1:
+        # With --amp, fairseq would not keep the copy of the parameters in float32 that the others need.
+        raise InputError(f"{' and '.join(precisions)} cannot be combined: use one of them")
     if not trains or torch.cuda.is_available() and not values.get("cpu"):
         return
     if values.get("fp16"):

@@ -26,6 +26,7 @@ def parse(command, *arguments):
         (["--num-workers", "-1"], "--num-workers -1 is less than 0"),
         (["--save-interval", "0"], "--save-interval 0 is less than 1"),
         (["--clip-norm", "nan"], "--clip-norm nan is not a number"),
+        (["--amp", "--bf16"], "--amp and --bf16 cannot be combined: use one of them"),
         (["--fp16", "--cpu"], "--fp16 requires a GPU: omit it, or use --bf16"),
         (["--memory-efficient-fp16", "--cpu"], "--memory-efficient-fp16 requires a GPU"),
         (["--optimizer", "adam", "--adam-betas", "0.9"], r"--adam-betas is not a pair such as .*: 0\.9"),
