@@ -1,11 +1,11 @@
 """Command-line options and shared fixtures."""
 
+import fcntl
 import json
 import os
 import random
 import shutil
 import signal
-from pathlib import Path
 
 import pytest
 import torch
@@ -38,15 +38,18 @@ def record_promise(request):
         name = request.config.getoption("--promises")
         if name is None:
             return
-        path = Path(name)
-        promises = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        promises[promise] = {
+        found = {
             "figure": figure,
             "test": request.node.nodeid.split("[")[0],
             "slow": request.node.get_closest_marker("slow") is not None,
             **score_environment(),
         }
-        path.write_text(json.dumps(promises, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        with open(name, "a+", encoding="utf-8") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # tests may run in parallel
+            file.seek(0)
+            promises = json.loads(file.read() or "{}")
+            file.truncate(0)
+            file.write(json.dumps({**promises, promise: found}, indent=1, ensure_ascii=False) + "\n")
 
     return record
 
