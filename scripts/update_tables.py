@@ -352,14 +352,15 @@ def splitting(files) -> str:
     """Return BLEU of joined lines, translated one by one, split into sentences, and as they are."""
     measured = [read_json(file) for file in files]
     ways = list(measured[0]["rows"][0]["bleu"])
-    rows = [
-        [found["languages"], row["joined"], f"{row['lines']:,}", *(f"{row['bleu'][way]:.1f}" for way in ways)]
-        for found in measured
-        for row in found["rows"]
-    ]
-    found = measured[0]
-    about = f"sacreBLEU on {found['text']}. {found['machine']['cpu']}, torch {found['versions']['torch']}, "
-    return table(["languages", "captions per line", "lines", *ways], rows) + caption(f"{about}{found['date'][:10]}.")
+
+    def cells(languages, row):
+        return [languages, row["lines"], row["joined"], f"{row['count']:,}", *(f"{row['bleu'][w]:.1f}" for w in ways)]
+
+    rows = [cells(found["languages"], row) for found in measured for row in found["rows"]]
+    head = ["languages", "sentences", "per line", "lines", *ways]
+    about = measured[0]
+    versions = f"torch {about['versions']['torch']}, {about['date'][:10]}"
+    return table(head, rows) + caption(f"sacreBLEU on {about['text']}. {about['machine']['cpu']}, {versions}.")
 
 
 def threads(files) -> str:
