@@ -216,8 +216,8 @@ def test_a_client_that_does_not_read_is_disconnected(server):
 
 
 BODIES = {
-    "stated": (head(Content_Length=10**9), b"a" * 1000),
-    "stated, 20 digits": (head(Content_Length=10**19), b"a" * 1000),
+    "stated": (head(Content_Length=10**9), b"a" * 0xFFFF),
+    "stated, 20 digits": (head(Content_Length=10**19), b"a" * 0xFFFF),
     "chunked": (head(Transfer_Encoding="chunked"), b"ffff\r\n" + b"a" * 0xFFFF + b"\r\n"),
     "refused address": (head(path="/nothing", Transfer_Encoding="chunked"), b"ffff\r\n" + b"a" * 0xFFFF + b"\r\n"),
     "form": (
