@@ -92,6 +92,7 @@ def test_bad_input_to_spm_commands_is_reported_in_one_line_and_leaves_no_files(g
     assert not [p for p in tmp_path.rglob("*") if p.is_file() and p.name not in ("raw", "latin1")]
 
 
+@pytest.mark.slow
 def test_every_line_of_multi30k_is_translated(tmp_path):
     if not MULTI30K.exists():
         pytest.skip(f"Multi30k not found in {MULTI30K}")

@@ -258,6 +258,7 @@ def test_an_unknown_part_is_an_error():
     assert done.output.startswith("Error: unknown part speed; choose from train, generate, ")
 
 
+@pytest.mark.slow
 def test_both_sides_of_the_loading_row_use_the_same_batches(toy, monkeypatch):
     monkeypatch.setattr(bench, "LOADING_INTERVALS", 2)
     monkeypatch.setattr(bench, "LOADING_INTERVAL", 1)

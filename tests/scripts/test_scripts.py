@@ -406,6 +406,7 @@ def losses(log):
     return [float(x) for x in re.findall(r"train_inner \| epoch .* loss=([\d.]+), nll_loss", log)]
 
 
+@pytest.mark.slow
 def test_the_number_of_processes_can_change_and_does_not_change_the_training(reproduced, archives, tmp_path):
     # An update consists of 4 batches, divided among the processes.
     corpus = copy_corpus(
