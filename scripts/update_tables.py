@@ -20,6 +20,7 @@ as paths or glob patterns relative to the root of the repository:
     speed FILE             speed ratios, from benchmark/bench.py
     breakdown FILE         where the time goes, from benchmark/bench.py
     measured FILE          timings of alternatives, from benchmark/alternatives.py
+    serve FILE             load test of the server, from benchmark/serve_load.py
     splitting FILE...      BLEU of joined lines, from measure_splitting.py
     threads FILE           time by number of threads and waiting policy, from benchmark/threads.py
     report FILE            table of fairseq-resmlp report
@@ -348,6 +349,23 @@ def lengths(files) -> str:
     return table(head, rows) + caption(about)
 
 
+def serve(files) -> str:
+    """Return speed, latency, lost answers and memory of the server, with batching and without."""
+    found = read_json(files[0])
+    rows = []
+    for name, label in (("batched", "with batching"), ("unbatched", "without")):
+        run = found[name]
+        lost = run["requests"] - run["answered"] + sum(run["problems"].values())
+        latency = [f"{run[f'p{percent}_seconds']:.2f}" for percent in (50, 95)]
+        first, *_, last = run["memory_mib"]
+        speed = f"{run['sentences_per_second']:.1f}"
+        rows.append([label, speed, *latency, f"{lost} of {run['requests']:,}", f"{first:.0f} to {last:.0f}"])
+    head = ["server", "sentences/s", "p50 (s)", "p95 (s)", "lost or wrong answers", "memory (MiB)"]
+    machine = f"{found['machine']['cpu']}, {found['machine']['cpus']} cores, also used by the clients"
+    about = f"{found['ratio']:.1f} times the speed with batching. {found['batched']['clients']} clients"
+    return table(head, rows) + caption(f"{about}. {machine}, torch {found['versions']['torch']}, {found['date'][:10]}.")
+
+
 def splitting(files) -> str:
     """Return BLEU of joined lines, translated one by one, split into sentences, and as they are."""
     measured = [read_json(file) for file in files]
@@ -424,6 +442,7 @@ MAKE = {
     "speed": speed,
     "breakdown": breakdown,
     "measured": measured,
+    "serve": serve,
     "splitting": splitting,
     "threads": threads,
     "report": report,
