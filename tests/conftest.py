@@ -15,7 +15,7 @@ from support.commands import run, train_options
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # several tests run in parallel
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # for the processes that tests start, as the scripts do
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # for the processes that tests start: all cores are busy
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", min(2, len(os.sched_getaffinity(0))))))
 
 # Programs that are started in the background, or with nohup, ignore these signals, and so do their child processes.

@@ -8,6 +8,7 @@ from pathlib import Path
 from fairseq_resmlp.common.errors import InputError
 
 MAX_THREADS = 1024
+SPINS = 10_000  # as in scripts/environment.sh; docs/performance.md compares other values
 
 
 def default_threads() -> int:
@@ -70,8 +71,10 @@ def set_thread_environment() -> None:
     """Set the environment variables of OpenMP that the caller has not set, for a command that has not loaded torch.
 
     Without these, torch ignores the quota, and threads that wait for others occupy a core for several milliseconds.
-    If another process needs that core, the thread that they wait for cannot run (docs/performance.md, "Threads").
+    If another process needs that core, the thread that they wait for cannot run. Threads that do not spin at all have
+    to be woken for each operation (docs/performance.md, "Threads").
     """
     if "torch" not in sys.modules:  # OpenMP reads them when torch loads it
         os.environ["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS") or str(available_cores())
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        if "OMP_WAIT_POLICY" not in os.environ:
+            os.environ.setdefault("GOMP_SPINCOUNT", str(SPINS))

@@ -59,7 +59,7 @@ def policies(counts: list[int], spins: list[int]) -> Iterator[tuple[int, str, di
         yield threads, "default", {}
         yield threads, "passive", {"OMP_WAIT_POLICY": "PASSIVE"}
         for spin in spins:
-            yield threads, f"passive after {spin:,} spins", {"GOMP_SPINCOUNT": str(spin)}
+            yield threads, f"{spin:,} spins", {"GOMP_SPINCOUNT": str(spin)}
 
 
 def busy_seconds() -> float:
