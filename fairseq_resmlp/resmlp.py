@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fairseq_resmlp.common.errors import check_length
-from fairseq_resmlp.modules.cross_attention import CrossAttention
+from fairseq_resmlp.modules.cross_attention import CrossAttention, one_row_per_sentence
 from fairseq_resmlp.modules.incremental_state import IncrementalState
 from fairseq_resmlp.modules.linear import linear
 from fairseq_resmlp.modules.positional_embedding import PositionalEmbedding
@@ -175,9 +175,8 @@ class ResMLPDecoderLayer(nn.Module):
 
     No padding mask is needed: padding is on the right, where no earlier position sees it.
 
-    Shape: x is T x R x d, encoder_out S x B x d, encoder_padding_mask B x S. `rows` (R) is the sentence that each row
-    of x translates, or None if the R rows are the B sentences. The result is T x R x d and, if `need_attn`, the
-    attention averaged over heads, R x T x S.
+    Shape: x is T x R x d, encoder_out S x B x d, encoder_padding_mask B x S. In beam search, each sentence has R / B
+    adjacent rows. The result is T x R x d and, if `need_attn`, the attention averaged over heads, R x T x S.
     """
 
     def __init__(self, cfg):
@@ -203,14 +202,11 @@ class ResMLPDecoderLayer(nn.Module):
         x: Tensor,
         encoder_out: Tensor,
         encoder_padding_mask: Tensor,
-        rows: Tensor | None,
         incremental_state: IncrementalState | None,
         need_attn: bool,
     ) -> tuple[Tensor, Tensor | None]:
         x = x + self.dropout(self.mixing_post(self.mixing(self.mixing_pre(x), None, incremental_state)))
-        h, attn = self.attention(
-            self.attention_pre(x), encoder_out, encoder_padding_mask, rows, incremental_state, need_attn
-        )
+        h, attn = self.attention(self.attention_pre(x), encoder_out, encoder_padding_mask, incremental_state, need_attn)
         x = x + self.dropout(self.attention_post(h))
         return x + self.dropout(self.ffn_post(self.ffn(self.ffn_pre(x)))), attn
 
@@ -348,27 +344,58 @@ class ResMLPDecoder(FairseqIncrementalDecoder):
             prev_output_tokens = prev_output_tokens[:, -1:]
         x = self.dropout(self.positions(self.embed_tokens(prev_output_tokens), first)).transpose(0, 1)  # T x B x d
         need_attn = self.need_attn and not self.training
-        rows: Tensor | None = None
-        left_padding = encoder_out["left_padding"][0]
-        if len(encoder_out["rows"]) > 0:
-            rows = encoder_out["rows"][0]
-            left_padding = left_padding.index_select(0, rows)
+        encoded, padding_mask = self.select_sentences(encoder_out, x.size(1), incremental_state)
         attn: Tensor | None = None
         for i, layer in enumerate(self.layers):
-            x, attn = layer(
-                x,
-                encoder_out["encoder_out"][0],
-                encoder_out["encoder_padding_mask"][0],
-                rows,
-                incremental_state,
-                need_attn and i == len(self.layers) - 1,
-            )
+            x, attn = layer(x, encoded, padding_mask, incremental_state, need_attn and i == len(self.layers) - 1)
         if attn is not None:
+            left_padding = encoder_out["left_padding"][0]
+            if len(encoder_out["rows"]) > 0:
+                left_padding = left_padding.index_select(0, encoder_out["rows"][0])
             attn = roll_rows(attn, -left_padding)
         x = self.final(x).transpose(0, 1)  # B x T x d
         if not features_only:
             x = self.output_layer(x)
         return x, {"attn": [attn]}
+
+    def select_sentences(
+        self, encoder_out: EncoderOut, R: int, incremental_state: IncrementalState | None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the encoder output, S x B x d, and its padding mask, B x S, of the sentences that R rows translate.
+
+        With an incremental state, only the first step uses them. The state then contains the sentence of each row,
+        numbered from 0, as B x R / B.
+        """
+        encoded, padding_mask = encoder_out["encoder_out"][0], encoder_out["encoder_padding_mask"][0]
+        if incremental_state is not None and self.get_incremental_state(incremental_state, "sentences") is not None:
+            return encoded, padding_mask
+        if len(encoder_out["rows"]) > 0:
+            kept = one_row_per_sentence(encoder_out["rows"][0], R // encoded.size(1))
+            encoded, padding_mask = encoded.index_select(1, kept), padding_mask.index_select(0, kept)
+        if incremental_state is not None:
+            self.number_rows(incremental_state, R, padding_mask)
+        return encoded, padding_mask
+
+    def number_rows(self, incremental_state: IncrementalState, R: int, sentences: Tensor) -> None:
+        """Store that R / B adjacent rows translate each of the B entries of `sentences`."""
+        B = sentences.size(0)
+        numbers = torch.arange(B, device=sentences.device).unsqueeze(1).expand(B, R // B)
+        state: dict[str, Tensor | None] = {"of_row": numbers}
+        self.set_incremental_state(incremental_state, "sentences", state)
+
+    @torch.jit.export
+    def reorder_incremental_state(self, incremental_state: IncrementalState, new_order: Tensor) -> None:
+        """Keep the sentences that still have hypotheses. On a GPU, the host waits once for the decision."""
+        state = self.get_incremental_state(incremental_state, "sentences")
+        if state is not None:
+            numbers = state["of_row"]
+            assert numbers is not None
+            rows = numbers.flatten().index_select(0, new_order)
+            if not torch.equal(rows, numbers.flatten()):
+                kept = one_row_per_sentence(rows, numbers.size(1))
+                for layer in self.layers:
+                    layer.attention.select_sentences(incremental_state, kept)
+                self.number_rows(incremental_state, rows.size(0), kept)
 
     def extract_features(
         self,

@@ -101,10 +101,10 @@ class LabelSmoothedCrossEntropyWithTeacher(LabelSmoothedCrossEntropyCriterion):
             return super().forward(model, sample, reduce)
         net_output = model(**sample["net_input"])
         lprobs, target = self.get_lprobs_and_target(model, net_output, sample)
-        kept = target.ne(self.padding_idx)
-        lprobs, target = lprobs[kept], target[kept].unsqueeze(-1)  # M x V, M x 1
+        kept = target.ne(self.padding_idx).nonzero()[:, 0]  # once for all: the host waits for the result
+        lprobs, target = lprobs.index_select(0, kept), target.index_select(0, kept).unsqueeze(-1)  # M x V, M x 1
         loss, nll_loss = label_smoothed_nll_loss(lprobs, target, self.eps)
-        teacher = self.teacher_probabilities(sample, 1.0 if self.hard else self.temperature)[kept]
+        teacher = self.teacher_probabilities(sample, 1.0 if self.hard else self.temperature).index_select(0, kept)
         if self.hard:
             teacher_loss, _ = label_smoothed_nll_loss(lprobs, teacher.argmax(-1, keepdim=True), self.eps)
         else:
@@ -178,4 +178,4 @@ class LabelSmoothedCrossEntropyWithTeacher(LabelSmoothedCrossEntropyCriterion):
         super().reduce_metrics(logging_outputs)
         if any("teacher_loss" in log for log in logging_outputs):
             loss, size = (sum(log.get(name, 0) for log in logging_outputs) for name in ("teacher_loss", "sample_size"))
-            metrics.log_scalar("teacher_loss", utils.item(loss) / utils.item(size) / math.log(2), size, round=3)
+            metrics.log_scalar("teacher_loss", loss / size / math.log(2), size, round=3)

@@ -146,8 +146,8 @@ class FusedLabelSmoothedCrossEntropyCriterion(LabelSmoothedCrossEntropyCriterion
         net_output = model(**sample["net_input"], features_only=True)
         features, target = net_output[0], model.get_targets(sample, net_output)
         features, target = features[:, self.ignore_prefix_size :], target[:, self.ignore_prefix_size :]
-        kept = target.ne(self.padding_idx)
-        features, target = features[kept], target[kept]  # M x d, M
+        kept = target.ne(self.padding_idx).flatten().nonzero()[:, 0]  # once for both: the host waits for the result
+        features, target = features.flatten(0, 1).index_select(0, kept), target.flatten().index_select(0, kept)
         device = features.device.type
         if torch.is_autocast_enabled(device):
             dtype = torch.get_autocast_dtype(device)

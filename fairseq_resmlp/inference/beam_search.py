@@ -15,6 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 from fairseq_resmlp.common.errors import InputError, check_length
 from fairseq_resmlp.inference.config import EOS, PAD
 from fairseq_resmlp.inference.network import Network
+from fairseq_resmlp.inference.transfer import to_lists, to_tensors
 
 _RANGES = (
     ("beam", 1, 10_000),
@@ -218,7 +219,7 @@ class _Search:
         found = self.network.topk_candidates(
             x, self.scores, 2 * self.options.beam, banned, self.options.unkpen, self.output
         )
-        scores, tokens, hypotheses = (part.tolist() for part in found)
+        scores, tokens, hypotheses = to_lists(*found)
         if any(math.isnan(best) for best, *_ in scores):  # NaN sorts first, also in columns beyond the dictionary
             raise InputError(NOT_FINITE)
         k = self.scores.size(1)
@@ -239,8 +240,11 @@ class _Search:
 
     def update_rows(self, t: int) -> None:
         """Prepare the rows of the next step from the hypotheses that continue."""
-        tensor = torch.tensor
-        rows = tensor([sentence.rows for sentence in self.active], device=self.device).view(-1)
-        self.tokens = tensor([[x[-1] for x in s.tokens] for s in self.active], device=self.device).view(-1)
-        self.scores = tensor([sentence.scores for sentence in self.active], device=self.device)
+        lists = [
+            [sentence.rows for sentence in self.active],
+            [[tokens[-1] for tokens in sentence.tokens] for sentence in self.active],
+            [sentence.scores for sentence in self.active],
+        ]  # B x k each
+        rows, self.tokens, self.scores = to_tensors([torch.long, torch.long, torch.float], lists, self.device)
+        rows, self.tokens = rows.flatten(), self.tokens.flatten()
         self.ancestors = torch.cat([self.ancestors.index_select(0, rows), (rows + t * self.width)[:, None]], 1)

@@ -70,7 +70,7 @@ class EncoderCache(NamedTuple):
     def compact(self, moves: Sequence[tuple[int, int]], count: int) -> "EncoderCache":
         """Overwrite sentence i with sentence j for each (i, j) of `moves`, and keep the first `count` sentences."""
         if moves:
-            to, source = map(list, zip(*moves))
+            to, source = torch.tensor(moves, device=self.keys.device).t()
             for tensor in (self.keys, self.values):
                 tensor[:, to] = tensor[:, source]
             if self.mask is not None:
@@ -209,7 +209,8 @@ class Network:
         B, S = source.shape
         L, h = self.config.decoder_layers, self.config.attention_heads
         keep = source.ne(PAD)
-        real = None if bool(keep.all()) else keep.view(-1).nonzero()[:, 0]
+        tokens = keep.view(-1).nonzero()[:, 0]
+        real = None if len(tokens) == B * S else tokens
 
         def pad(x: Tensor) -> Tensor:  # tokens x d to B x S x d, zero at padding
             return (x if real is None else x.new_zeros(B * S, x.size(1)).index_copy_(0, real, x)).view(B, S, -1)

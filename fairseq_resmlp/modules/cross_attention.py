@@ -16,7 +16,7 @@ def one_row_per_sentence(rows: Tensor, beam: int) -> Tensor:
     """
     if beam > 1 and rows.size(0) % beam == 0:
         groups = rows.view(-1, beam)
-        if bool((groups == groups[:, :1]).all()):
+        if torch.equal(groups, groups[:, :1].expand_as(groups)):
             return groups[:, 0]
     return rows
 
@@ -33,7 +33,6 @@ class CrossAttention(MultiheadAttention):
         x: Tensor,
         encoder_out: Tensor,
         padding_mask: Tensor,
-        rows: Tensor | None,
         incremental_state: IncrementalState | None,
         need_attn: bool,
     ) -> tuple[Tensor, Tensor | None]:
@@ -43,14 +42,9 @@ class CrossAttention(MultiheadAttention):
         if incremental_state is not None:
             state = self._get_input_buffer(incremental_state)
         if "k" not in state:
-            if rows is not None:
-                kept = one_row_per_sentence(rows, R // encoder_out.size(1))
-                encoder_out = encoder_out.index_select(1, kept)
-                padding_mask = padding_mask.index_select(0, kept)
             state["k"] = self.split_heads(linear(encoder_out, self.k_proj.weight, self.k_proj.bias))  # B x h x S x d/h
             state["v"] = self.split_heads(linear(encoder_out, self.v_proj.weight, self.v_proj.bias))
             state["mask"] = padding_mask[:, None, None, :]  # B x 1 x 1 x S
-            state["sentences"] = torch.arange(R, device=x.device) // (R // encoder_out.size(1))
             if incremental_state is not None:
                 self._set_input_buffer(incremental_state, state)
         k, v, mask = state["k"], state["v"], state["mask"]
@@ -74,20 +68,16 @@ class CrossAttention(MultiheadAttention):
     def reorder_incremental_state(
         self, incremental_state: IncrementalState, new_order: Tensor
     ) -> IncrementalState | None:
-        """Keep the keys and values of the sentences that still have hypotheses."""
-        state = self._get_input_buffer(incremental_state)
-        if "k" in state:
-            k, v, mask, sentences = state["k"], state["v"], state["mask"], state["sentences"]
-            assert k is not None and v is not None and mask is not None and sentences is not None
-            rows = sentences.index_select(0, new_order)
-            if not torch.equal(rows, sentences):
-                kept = one_row_per_sentence(rows, sentences.size(0) // k.size(0))
-                state["k"], state["v"] = k.index_select(0, kept), v.index_select(0, kept)
-                state["mask"] = mask.index_select(0, kept)
-                beam = rows.size(0) // kept.size(0)
-                state["sentences"] = torch.arange(rows.size(0), device=k.device) // beam
-                self._set_input_buffer(incremental_state, state)
+        """Do nothing: the decoder calls `select_sentences` for all layers."""
         return incremental_state
+
+    def select_sentences(self, incremental_state: IncrementalState, kept: Tensor) -> None:
+        """Keep the keys and values of these sentences (LongTensor)."""
+        state = self._get_input_buffer(incremental_state)
+        for name, value in state.items():
+            if value is not None:
+                state[name] = value.index_select(0, kept)
+        self._set_input_buffer(incremental_state, state)
 
     def split_heads(self, x: Tensor) -> Tensor:
         """Split the channels into heads. Shape: S x B x d to B x h x S x d/h."""

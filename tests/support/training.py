@@ -19,25 +19,28 @@ class Interrupted(BaseException):
 
 
 @functools.cache
-def _configuration(data_bin, arguments):
+def _configuration(data_bin, arguments, cpu):
     parser = options.get_training_parser()
     command = [str(option) for option in (*train_options(data_bin, "unused"), *arguments)]
+    if not cpu:
+        command.remove("--cpu")
     if "cross_entropy" in arguments:  # the only criterion of the tests without this option
         position = command.index("--label-smoothing")
         del command[position : position + 2]
     return convert_namespace_to_omegaconf(options.parse_args_and_arch(parser, input_args=command))
 
 
-def train(data_bin, save_dir, *arguments, kill_at=None, **changes):
+def train(data_bin, save_dir, *arguments, kill_at=None, cpu=True, **changes):
     """Do what fairseq-train does.
 
     Args:
         arguments: options in addition to those of `train_options`, as on the command line. Parsing takes longer than
             training, so it is done once for the same options.
         kill_at: end training before this update. Nothing is written after that.
+        cpu: train on the CPU, also if there is a GPU
         changes: options of the section `checkpoint`
     """
-    cfg = copy.deepcopy(_configuration(data_bin, arguments))
+    cfg = copy.deepcopy(_configuration(data_bin, arguments, cpu))
     for name, value in {"save_dir": save_dir, **changes}.items():
         OmegaConf.update(cfg.checkpoint, name, value if isinstance(value, (bool, int)) else str(value))
     train_step = Trainer.train_step
