@@ -22,6 +22,7 @@ as paths or glob patterns relative to the root of the repository:
     measured FILE          timings of alternatives, from benchmark/alternatives.py
     serve FILE             load test of the server, from benchmark/serve_load.py
     splitting FILE...      BLEU of joined lines, from measure_splitting.py
+    gpu FILE               check of a GPU, from benchmark/gpu_check.py
     threads FILE           time by number of threads and waiting policy, from benchmark/threads.py
     report FILE            table of fairseq-resmlp report
     text FILE              contents of a text file
@@ -95,7 +96,7 @@ def fill(block) -> str:
     files = []
     for name in names.split():
         found = sorted(ROOT.glob(name))
-        if not found:
+        if not found and kind != "gpu":  # there may not be one
             raise SystemExit(f"error: {name} not found (in a block of kind {kind})")
         files += found
     return begin + MAKE[kind](files) + end
@@ -381,6 +382,34 @@ def splitting(files) -> str:
     return table(head, rows) + caption(f"sacreBLEU on {about['text']}. {about['machine']['cpu']}, {versions}.")
 
 
+def gpu(files) -> str:
+    """Return the checks, and words per second of training and translation, of a GPU."""
+    if not files:
+        return "`scripts/gpu_check.sh` has not been run on a GPU yet.\n"
+    found = read_json(files[0])
+    checks, training, searches = (
+        [row for row in found["results"] if name in row] for name in ("check", "peak_bytes", "search")
+    )
+    rows = [[row["check"], row["result"], "passed" if row["passed"] else "**failed**"] for row in checks]
+    text = table(["check", "result", ""], rows) + "\n"
+    rows = [
+        [row["model"], row["precision"], f"{row['tokens']:,}", f"{row['words_per_second']:,.0f}", gibibytes(row)]
+        for row in training
+    ]
+    head = ["training", "precision", "tokens per batch", "target tokens per second", "peak memory (GiB)"]
+    text += table(head, rows) + "\n"
+    rows = [[row["search"], row["precision"], row["batch"], f"{row['words_per_second']:,.0f}"] for row in searches]
+    text += table(["beam search", "precision", "sentences", "target tokens per second"], rows)
+    machine = found["machine"]
+    return text + caption(
+        f"{machine['gpu'] or machine['cpu']}, torch {found['versions']['torch']}, {found['date'][:10]}."
+    )
+
+
+def gibibytes(row) -> str:
+    return "–" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 2**30:.1f}"
+
+
 def threads(files) -> str:
     """Return wall and CPU seconds of each command, alone and beside busy processes."""
     found = read_json(files[0])
@@ -442,6 +471,7 @@ MAKE = {
     "speed": speed,
     "breakdown": breakdown,
     "measured": measured,
+    "gpu": gpu,
     "serve": serve,
     "splitting": splitting,
     "threads": threads,

@@ -10,6 +10,7 @@ from fairseq_resmlp.fairseq_patches import (
     extensions,
     generation,
     hydra,
+    mixed_precision,
     option_checks,
     preprocessing,
     progress,
@@ -38,7 +39,8 @@ def apply_patches() -> None:
     training.stop_loader_threads_at_exit()
     checkpoints.write_checkpoints_atomically()
     checkpoints.save_interval_checkpoint_at_epoch_end()
-    training.fix_amp_double_unscaling()
+    mixed_precision.fix_amp_double_unscaling()
+    mixed_precision.repeat_overflows_in_float32()
     checkpoints.store_inferred_languages()
     generation.fix_diverse_beam_search()
     generation.explain_failed_search()

@@ -8,7 +8,7 @@ import weakref
 from typing import Any
 
 from fairseq.data.iterators import BufferedIterator
-from fairseq.optim import AMPOptimizer, MemoryEfficientFP16Optimizer
+from fairseq.optim import MemoryEfficientFP16Optimizer
 
 from fairseq_resmlp.common.errors import InputError
 
@@ -36,21 +36,6 @@ def stop_loader_threads_at_exit() -> None:
                     thread._queue.get(timeout=0.1)  # it may be waiting for space in the queue
 
     BufferedIterator._create_consumer = _create_consumer
-
-
-def fix_amp_double_unscaling() -> None:
-    """Make --amp unscale gradients once.
-
-    fairseq passes torch's optimizer to torch's GradScaler when it clips gradients, and its own wrapper when it steps.
-    The scaler treats them as two optimizers and divides the gradients by the loss scale twice. The scale grows during
-    training, so Adagrad's new gradients would vanish relative to the accumulated ones.
-    """
-
-    def step(self):
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-
-    AMPOptimizer.step = step
 
 
 def explain_memory_efficient_adagrad() -> None:

@@ -43,6 +43,7 @@ TRAIN_SHAPES = {"cpu": ((32, 30), (8, 120)), "cuda": ((512, 30), (128, 120))}  #
 GENERATE_BATCHES = {"cpu": (64, 16, 1), "cuda": (512, 64, 1)}
 LENGTH = 30  # tokens of a source or a hypothesis, including the end-of-sentence token
 GROWTH_SHAPES = ((64, 32), (8, 256))
+PRECISION = {"float32": "fp32", "bfloat16": "bf16"}  # fairseq's names
 MEMORY_STEPS = 3
 SAME_PRODUCTS = ", torch.nn.functional.linear on both sides"
 LOADING_INTERVALS, LOADING_INTERVAL = 6, 10  # number and length of the log intervals; the first one is a warm-up
@@ -144,8 +145,8 @@ def measure_train(settings: Settings, notes: list[str]) -> list[Row]:
     rows = []
     for dtype, criterion in kinds:
         trainers = {
-            "resmlp": systems.make_trainer(RESMLP, settings, criterion, dtype == "bfloat16"),
-            "transformer": systems.make_trainer(TRANSFORMER, settings, FAIRSEQ_CRITERION, dtype == "bfloat16"),
+            "resmlp": systems.make_trainer(RESMLP, settings, criterion, PRECISION[dtype]),
+            "transformer": systems.make_trainer(TRANSFORMER, settings, FAIRSEQ_CRITERION, PRECISION[dtype]),
         }
         target = TRAIN_TARGETS[settings.device][criterion] if (settings.device, dtype) != ("cpu", "bfloat16") else None
         for count, length in TRAIN_SHAPES[settings.device]:

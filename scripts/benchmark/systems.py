@@ -8,7 +8,7 @@ import importlib
 import os
 import tempfile
 from argparse import Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -167,15 +167,23 @@ def make_batch(count: int, length: int, settings: Settings) -> dict[str, object]
     }
 
 
-def make_trainer(arch: str, settings: Settings, criterion: str, bfloat16: bool = False) -> Trainer:
+def make_trainer(
+    arch: str, settings: Settings, criterion: str, precision: str | None = None, options: Sequence[str] = ()
+) -> Trainer:
     """Return fairseq's trainer, which computes forward, loss, backward, gradient clipping and the optimizer step.
 
-    `bfloat16` sets fairseq's `common.bf16`: model and gradients are in bfloat16, and the optimizer has a float32 copy
-    of the parameters. On a GPU it is always set.
+    Args:
+        arch: `RESMLP` or `TRANSFORMER`
+        settings: settings of all measurements
+        criterion: name of the criterion
+        precision: fp32; amp; or bf16, with model and gradients in bfloat16, and a float32 copy of the parameters in the
+            optimizer. By default, bf16 on a GPU and fp32 on a CPU.
+        options: more options of fairseq-train
     """
-    args = training_args(arch, settings, "--criterion", criterion, "--label-smoothing", "0.1")
+    args = training_args(arch, settings, "--criterion", criterion, "--label-smoothing", "0.1", *options)
     cfg, task, model = make_model(arch, settings, args)
-    cfg.common.bf16 = bfloat16 or settings.device == "cuda"
+    precision = precision or ("bf16" if settings.device == "cuda" else "fp32")
+    cfg.common.bf16, cfg.common.amp = precision == "bf16", precision == "amp"
     return Trainer(cfg, task, model, task.build_criterion(cfg.criterion))
 
 
@@ -279,7 +287,7 @@ def ctranslate2_search(settings: Settings, length: int, dtype: str) -> Search:
 def resmlp_search(settings: Settings, length: int, dtype: str) -> Search:
     """Prepare the inference engine, like `ctranslate2_search`. Here, `length` includes the end-of-sentence token."""
     _, _, model = make_model(RESMLP, settings)
-    network = Network(*to_inference_weights(model), dtype)
+    network = Network(*to_inference_weights(model), dtype, settings.device)
     search_options = SearchOptions(beam=BEAM, min_len=length - 1, max_len_a=0, max_len_b=length - 1)
     words = make_dictionary(settings).symbols
     with tempfile.TemporaryDirectory() as directory:

@@ -12,6 +12,7 @@ from fairseq.sequence_generator import SequenceGenerator
 from fairseq.trainer import Trainer
 
 import fairseq_resmlp
+from fairseq_resmlp.common.errors import InputError
 from fairseq_resmlp.inference.beam_search import SearchOptions, beam_search
 from fairseq_resmlp.inference.network import Network
 from fairseq_resmlp.model.export import to_inference_weights
@@ -29,12 +30,12 @@ UPDATES = 7  # of one epoch of `toy`; two batches of validation follow
 
 @contextmanager
 def observed_training():
-    """Collect the losses of the updates, and the optimizer's state, of training runs inside the block."""
-    train_step, seen = Trainer.train_step, {"losses": [], "sums": set()}
+    """Collect the losses by update, and the optimizer's state, of training runs inside the block."""
+    train_step, seen = Trainer.train_step, {"losses": {}, "sums": set()}
 
     def step(self, samples, *args, **kwargs):
         logged = train_step(self, samples, *args, **kwargs)
-        seen["losses"].append(logged["loss"])
+        seen["losses"][self.get_num_updates()] = logged["loss"]
         optimizer = getattr(self.optimizer, "fp32_optimizer", self.optimizer).optimizer
         seen["sums"] |= {state["sum"].dtype for state in optimizer.state.values()}
         return logged
@@ -83,6 +84,37 @@ def test_a_teacher_on_a_gpu_teaches_as_on_the_cpu(trained, tmp_path):
     teacher = trained / "checkpoints" / "checkpoint_last.pt"
     options = ("--criterion", "label_smoothed_cross_entropy_with_teacher", "--teacher", str(teacher))
     train_and_check(trained, tmp_path, *options, tolerance=1e-5, waits=3)
+
+
+def change_initial_weights(monkeypatch, change):
+    build_model = ResMLPModel.build_model
+
+    def build_changed_model(cls, cfg, task):
+        model = build_model(cfg, task)
+        with torch.no_grad():
+            change(model.decoder.layers[0].ffn)
+        return model
+
+    monkeypatch.setattr(ResMLPModel, "build_model", classmethod(build_changed_model))
+
+
+@pytest.mark.parametrize("scale", ["128", "1e-3"])
+def test_amp_makes_every_update_if_activations_exceed_float16(toy, tmp_path, monkeypatch, scale):
+    change_initial_weights(monkeypatch, lambda ffn: ffn.B.weight.mul_(1e6))  # as after a spike
+    arguments = (toy / "data-bin", tmp_path, "--min-loss-scale", scale)
+    with observed_training() as cpu:
+        train(*arguments, kill_at=2 * UPDATES + 1, no_save=True)
+    with pretended_cuda(), observed_training() as cuda:
+        train(*arguments, "--amp", cpu=False, kill_at=2 * UPDATES + 1, no_save=True)
+    assert cpu["losses"][1] > 1000  # bits per token
+    assert len(cuda["losses"]) == 2 * UPDATES
+    assert cuda["losses"] == pytest.approx(cpu["losses"], rel=1e-3)
+
+
+def test_amp_stops_with_advice_if_an_update_is_impossible(toy, tmp_path, monkeypatch):
+    change_initial_weights(monkeypatch, lambda ffn: ffn.B.weight.fill_(torch.nan))
+    with pretended_cuda(), pytest.raises(InputError, match="gradients are Nan/Inf: raise --warmup-updates"):
+        train(toy / "data-bin", tmp_path, "--max-epoch", "1", "--amp", cpu=False, no_save=True)
 
 
 def translate(model, sample):

@@ -43,6 +43,7 @@ WAITING = {
 }
 # Operators that sum many numbers: their result loses precision if it is float16 or bfloat16.
 SUMMING = {"aten::_log_softmax", "aten::logsumexp", "aten::cumsum", "aten::linalg_vector_norm", "aten::norm"}
+PRODUCTS = {"aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm"}
 INDEXING = {
     "aten::index",
     "aten::index_put",
@@ -211,10 +212,19 @@ def run(func, args: tuple, kwargs: dict):
         SEEN.waits["index by a mask", caller()] += 1
     kwargs = {key: CPU if key == "device" and makes_cuda else value for key, value in kwargs.items()}
     kwargs.pop("pin_memory", None)
-    out = func(*tree_map(unwrap, args), **tree_map(unwrap, kwargs))
+    out = compute(name, func, tree_map(unwrap, args), tree_map(unwrap, kwargs))
     if name in SUMMING and isinstance(out, Tensor) and out.dtype in HALF:
         SEEN.half_sums[name, caller()] += 1
     return written_arguments(func, args, kwargs, tree_map(wrap, out))
+
+
+def compute(name: str, func, args: tuple, kwargs: dict):
+    """Run an operator on the CPU. As on a GPU, products of half precision are summed in float32, and then rounded."""
+    if name not in PRODUCTS or args[0].dtype not in HALF:
+        return func(*args, **kwargs)
+    dtype = args[0].dtype
+    args = tree_map(lambda value: value.float() if isinstance(value, Tensor) else value, args)
+    return func(*args, **kwargs).to(dtype)
 
 
 def check_devices(name: str, args: tuple, tensors: list[Tensor]) -> None:
