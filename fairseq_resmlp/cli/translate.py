@@ -66,6 +66,9 @@ DTYPES = click.Choice(["int8", "float32", "float16"])
 @threads_option()
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, ...")
 @click.option("--dtype", type=DTYPES, help="Type of the matrices (default: as exported; float16 on a GPU).")
+@click.option(
+    "--cuda-graphs", is_flag=True, help="On a GPU, launch the kernels of a decoding step at once (not run yet)."
+)
 def translate(
     model: str,
     source: str,
@@ -78,6 +81,7 @@ def translate(
     threads: int | None,
     device: str,
     dtype: str | None,
+    cuda_graphs: bool,
     batch_size: int,
     max_tokens: int,
     **options: Any,
@@ -123,6 +127,7 @@ def translate(
             dtype=dtype,
             max_batch=batch_size,
             max_tokens=max_tokens,
+            cuda_graphs=cuda_graphs,
         )
     if kind:
         document = read_document(source, translator.languages, source_column, target_column)

@@ -15,6 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 from fairseq_resmlp.common.errors import InputError, check_length
 from fairseq_resmlp.inference.config import EOS, PAD
 from fairseq_resmlp.inference.network import Network
+from fairseq_resmlp.inference.step_graphs import fixed_size_decoder
 from fairseq_resmlp.inference.transfer import to_lists, to_tensors
 
 _RANGES = (
@@ -186,15 +187,23 @@ class _Search:
         self.output = network.output if allowed is None else network.output_layer(allowed.to(self.device))
         self.sentences = [_Sentence(options) for _ in sources]
         self.active = list(self.sentences)
-        self.width = len(sources) * options.beam
-        self.store = network.allocate_store(max_len + 1, self.width)
+        self.decoder = None
+        if network.cuda_graphs:
+            self.decoder = fixed_size_decoder(network, len(sources), batch.size(1), options.beam)
+            self.cache, self.width, self.store = self.decoder.load(self.cache), self.decoder.R, self.decoder.store
+        else:
+            self.width = len(sources) * options.beam
+            self.store = network.allocate_store(max_len + 1, self.width)
         self.ancestors = torch.empty(len(sources), 0, dtype=torch.long, device=self.device)  # R x t
         self.tokens = torch.full((len(sources),), EOS, device=self.device)  # R
         self.scores = torch.zeros(len(sources), 1, device=self.device)  # B x k
 
     def run(self, step_callback: StepCallback | None) -> None:
         for t in range(self.max_len + 1):
-            x = self.network.step(self.tokens, t, self.ancestors, self.store, self.cache)
+            if self.decoder is None or t == 0:  # the first step has one row per sentence
+                x = self.network.step(self.tokens, t, self.ancestors, self.store, self.cache)
+            else:
+                x = self.decoder.step(self.tokens, t, self.ancestors)
             if t == self.max_len:
                 self.finish_all(x, t)
                 break

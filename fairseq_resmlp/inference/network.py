@@ -25,7 +25,7 @@ Dimensions, in addition to those of `resmlp.py`:
 import threading
 import warnings
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -95,13 +95,25 @@ class Network:
             quantized if dtype is int8
         dtype: type of the matrices: float32, int8 (CPU only) or float16 (GPU only)
         device: a torch device such as cpu or cuda:0
+        cuda_graphs: launch the kernels of a step at once, see `fairseq_resmlp.inference.step_graphs`
 
     Raises:
-        InputError: the device does not support the dtype
+        InputError: the device does not support the dtype or CUDA graphs
     """
 
-    def __init__(self, config: NetworkConfig, weights: Weights, dtype: str = "float32", device: str = "cpu"):
+    def __init__(
+        self,
+        config: NetworkConfig,
+        weights: Weights,
+        dtype: str = "float32",
+        device: str = "cpu",
+        cuda_graphs: bool = False,
+    ):
         kind = torch.device(device).type
+        if cuda_graphs and kind != "cuda":
+            raise InputError(f"CUDA graphs are not supported on device {device}: use --device cuda")
+        self.cuda_graphs = cuda_graphs
+        self.fixed_size_decoders: dict[tuple[int, int, int], Any] = {}
         if dtype not in DTYPES:
             raise InputError(f"unknown dtype {dtype}: use {', '.join(DTYPES)}")
         if (dtype == "int8" and kind != "cpu") or (dtype == "float16" and kind == "cpu"):
@@ -251,34 +263,65 @@ class Network:
         Returns:
             R x d
         """
-        L, B, h, _, S = cache.keys.shape
-        R, d, m = len(tokens), self.config.decoder_embed_dim, self.config.mixing_heads
-        k = R // B
         bias = self.mixing_bias[t]
         if t:
-            places = ancestors * L + self.layer_numbers  # L x R x t
-            if m > 1:  # view each row of the store as m rows of d / m channels
-                places = places[:, :, None] * m + self.head_numbers
-            A = self.past_A[t, :, None, :, :t].expand(L, R, m, t).reshape(L * R * m, t)
-            table = store.view(-1, d // m)
-            past = F.embedding_bag(places.view(L * R * m, t), table, per_sample_weights=A, mode="sum")
-            bias = torch.addcmul(bias, past.view(L, R, d), self.mixing_scale)
+            bias = self.add_past(bias, self.past_A[t, :, :, :t], ancestors, store)
+        x, inputs = self.run_layers(tokens, bias, self.gate[t], cache)
+        torch.stack(inputs, 1, out=store[t, : len(tokens)])
+        return x
+
+    def add_past(self, bias: Tensor, A: Tensor, ancestors: Tensor, store: Tensor) -> Tensor:
+        """Add the contribution of the earlier positions to the bias of every mixing layer.
+
+        Args:
+            bias: L x 1 x d
+            A: L x m x t, the row of each matrix
+            ancestors, store: as for `step`
+
+        Returns:
+            L x R x d
+        """
+        (L, m, t), R, d = A.shape, len(ancestors), self.config.decoder_embed_dim
+        places = ancestors * L + self.layer_numbers  # L x R x t
+        if m > 1:  # view each row of the store as m rows of d / m channels
+            places = places[:, :, None] * m + self.head_numbers
+        weights = A[:, None].expand(L, R, m, t).reshape(L * R * m, t)
+        table = store.view(-1, d // m)
+        past = F.embedding_bag(places.view(L * R * m, t), table, per_sample_weights=weights, mode="sum")
+        return torch.addcmul(bias, past.view(L, R, d), self.mixing_scale)
+
+    def run_layers(
+        self, tokens: Tensor, bias: Tensor, gate: Tensor, cache: EncoderCache
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Compute the layers of the decoder at one position.
+
+        Args:
+            tokens (LongTensor): R
+            bias: L x R x d or L x 1 x d, the mixing without the current position
+            gate: L x d, the factor of the current position
+            cache: output of `encode`
+
+        Returns:
+            R x d, and the input of each mixing layer, R x d each
+        """
+        _, B, h, _, _ = cache.keys.shape
+        R, d = len(tokens), self.config.decoder_embed_dim
+        k = R // B
         mask = None if cache.mask is None else cache.mask.flatten(0, 1)
         x = F.embedding(tokens, self.target_embed)
         inputs = []
-        for (q_proj, out_proj, apply_B, apply_C), mixed, gate, keys, values in zip(
-            self.layers, bias, self.gate[t], cache.keys.flatten(1, 2), cache.values.flatten(1, 2)
+        for (q_proj, out_proj, apply_B, apply_C), mixed, factor, keys, values in zip(
+            self.layers, bias, gate, cache.keys.flatten(1, 2), cache.values.flatten(1, 2)
         ):
             inputs.append(self.normalize(x))
-            mixed = torch.addcmul(mixed, inputs[-1], gate)
+            mixed = torch.addcmul(mixed, inputs[-1], factor)
             x = x + mixed if self.normalized else mixed
             q = q_proj(self.normalize(x)).view(B, k, h, -1).transpose(1, 2).reshape(B * h, k, -1)
             p = torch.bmm(q, keys) if mask is None else torch.baddbmm(mask, q, keys)
             attended = torch.bmm(p.softmax(-1), values).view(B, h, k, -1).transpose(1, 2).reshape(R, d)
             x.add_(out_proj(attended))
             x.add_(apply_C(F.gelu(apply_B(self.normalize(x)))))
-        torch.stack(inputs, 1, out=store[t, :R])
-        return self.normalize(x)
+        return self.normalize(x), inputs
 
     def topk_candidates(
         self, x: Tensor, scores: Tensor, count: int, banned: Sequence[int], unkpen: float, output: OutputLayer

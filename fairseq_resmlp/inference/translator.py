@@ -38,6 +38,7 @@ class Translator:
         dtype: of the matrices; None: as stored on a CPU, float16 on a GPU
         max_batch: maximum number of sentences in a batch
         max_tokens: maximum number of source tokens in a batch, including padding; a single sentence may have more
+        cuda_graphs: on a GPU, launch the kernels of a decoding step at once
     """
 
     def __init__(
@@ -48,12 +49,13 @@ class Translator:
         dtype: str | None = None,
         max_batch: int = 64,
         max_tokens: int = 4096,
+        cuda_graphs: bool = False,
     ):
         check_device(device)
         if dtype is None:
             on_cpu = torch.device(device).type == "cpu"
             dtype = exported.dtype if on_cpu and exported.dtype != "float16" else "float32" if on_cpu else "float16"
-        self.network = Network(exported.config, exported.weights, dtype, device)
+        self.network = Network(exported.config, exported.weights, dtype, device, cuda_graphs)
         self.threads, self.max_batch, self.max_tokens = threads, max_batch, max_tokens
         self.source_ids = {entry: number for number, entry in enumerate(exported.source)}
         self.target = exported.target

@@ -200,9 +200,12 @@ def check_translations(plan: Plan, work: Path) -> Iterator[Result]:
         *("--data", work / "data-bin", "--spm", work / "spm.model", "--dtype", "float32"),
     )
     source = (work / "raw" / "test.en").read_text(encoding="utf-8").splitlines()
-    for dtype in ("float32", "float16") if plan.device == "cuda" else ("float32",):
-        translator = Translator.load(work / "exported", device=plan.device, dtype=dtype)
-        found[f"inference engine, {dtype}"] = dtype, [line.text for line in translator.translate_batch(source)]
+    engines = {"float32": ("float32", False)}
+    if plan.device == "cuda":
+        engines |= {"float16": ("float16", False), "float16, CUDA graphs": ("float16", True)}
+    for name, (dtype, cuda_graphs) in engines.items():
+        translator = Translator.load(work / "exported", device=plan.device, dtype=dtype, cuda_graphs=cuda_graphs)
+        found[f"inference engine, {name}"] = dtype, [line.text for line in translator.translate_batch(source)]
     for name, (dtype, lines) in found.items():
         equal = sum(a == b for a, b in zip(lines, expected, strict=True)) / len(expected)
         yield {"check": f"translations of {name}", "passed": equal >= EQUAL[dtype], "result": f"{equal:.1%} equal"}
@@ -242,9 +245,12 @@ def measure_translation(plan: Plan) -> Iterator[Result]:
     dtype = "float16" if plan.device == "cuda" else "float32"
     for count in plan.batches:
         source = systems.make_sentences(count, LENGTH, plan.settings)
-        fast = systems.resmlp_search(plan.settings, LENGTH, dtype)
-        searches = {
-            "inference engine": partial(fast, source, False),
+        searches: dict[str, Callable[[], object]] = {}
+        for cuda_graphs in (False, True) if plan.device == "cuda" else (False,):
+            search = systems.resmlp_search(plan.settings, LENGTH, dtype, cuda_graphs)
+            name = f"inference engine{', CUDA graphs' if cuda_graphs else ''}"
+            searches[name] = partial(search, source, False)
+        searches |= {
             "fairseq-generate": systems.fairseq_search(RESMLP, plan.settings, source, LENGTH),
             "fairseq-generate, Transformer": systems.fairseq_search(TRANSFORMER, plan.settings, source, LENGTH),
         }

@@ -284,10 +284,10 @@ def ctranslate2_search(settings: Settings, length: int, dtype: str) -> Search:
     return translate
 
 
-def resmlp_search(settings: Settings, length: int, dtype: str) -> Search:
+def resmlp_search(settings: Settings, length: int, dtype: str, cuda_graphs: bool = False) -> Search:
     """Prepare the inference engine, like `ctranslate2_search`. Here, `length` includes the end-of-sentence token."""
     _, _, model = make_model(RESMLP, settings)
-    network = Network(*to_inference_weights(model), dtype, settings.device)
+    network = Network(*to_inference_weights(model), dtype, settings.device, cuda_graphs)
     search_options = SearchOptions(beam=BEAM, min_len=length - 1, max_len_a=0, max_len_b=length - 1)
     words = make_dictionary(settings).symbols
     with tempfile.TemporaryDirectory() as directory:

@@ -147,14 +147,15 @@ def test_beam_search_on_a_gpu_finds_the_translations_of_the_cpu(options):
         translate_and_check(**options)
 
 
+@pytest.mark.parametrize("cuda_graphs", [False, True])
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize("options", [{}, {"normalization": "layer", "token_mixing": "toeplitz_linear"}], ids=str)
-def test_fast_path_on_a_gpu_finds_the_translations_of_the_cpu(options, dtype):
+def test_fast_path_on_a_gpu_finds_the_translations_of_the_cpu(options, dtype, cuda_graphs):
     config, weights = to_inference_weights(make_model(make_task(), **options))
     sources, search = [source.tolist() for source in make_sentences(5)], SearchOptions(beam=4, max_len_b=15)
     expected = beam_search(Network(config, weights), sources, search)
     with pretended_cuda() as seen:
-        network = Network(config, weights, dtype, "cuda:0")
+        network = Network(config, weights, dtype, "cuda:0", cuda_graphs)
         seen.clear()
         found = beam_search(network, sources, search)
     assert [sentence[0].tokens for sentence in found] == [sentence[0].tokens for sentence in expected]

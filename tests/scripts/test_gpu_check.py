@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 
 from support.commands import run
 from support.paths import SCRIPTS, load_script
@@ -20,9 +21,10 @@ def test_gpu_check_passes_on_the_cpu_and_makes_a_table(tmp_path):
     assert all(f"| {check} | " in table for check in checks)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_gpu_check_without_a_gpu_says_so(tmp_path):
     done = run(SCRIPTS / "gpu_check.sh", "--out", tmp_path / "gpu.json", check=False)
-    assert done.returncode == 1 and done.stderr.startswith("error: --device cuda is not available")
+    assert done.returncode == 1 and done.stderr.startswith("Error: --device cuda is not available")
 
 
 def test_a_failed_check_is_marked(tmp_path):
