@@ -111,6 +111,17 @@ def test_amp_makes_every_update_if_activations_exceed_float16(toy, tmp_path, mon
     assert cuda["losses"] == pytest.approx(cpu["losses"], rel=1e-3)
 
 
+@pytest.mark.slow
+def test_amp_recovers_from_a_spike_as_float32_does(toy, tmp_path):
+    arguments = (toy / "data-bin", tmp_path, "--lr", "1", "--disable-validation")
+    with observed_training() as cpu:
+        train(*arguments, kill_at=43, no_save=True)
+    with pretended_cuda(), observed_training() as cuda:
+        train(*arguments, "--amp", cpu=False, kill_at=43, no_save=True)
+    for losses in (cpu["losses"], cuda["losses"]):
+        assert len(losses) == 42 and max(losses.values()) > 1e5 and losses[42] < 1e3  # bits per token
+
+
 def test_amp_stops_with_advice_if_an_update_is_impossible(toy, tmp_path, monkeypatch):
     change_initial_weights(monkeypatch, lambda ffn: ffn.B.weight.fill_(torch.nan))
     with pretended_cuda(), pytest.raises(InputError, match="gradients are Nan/Inf: raise --warmup-updates"):
