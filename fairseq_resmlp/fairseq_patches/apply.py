@@ -39,6 +39,7 @@ def apply_patches() -> None:
     checkpoints.write_checkpoints_atomically()
     checkpoints.save_interval_checkpoint_at_epoch_end()
     training.fix_amp_double_unscaling()
+    training.compute_gradient_norms_together()
     checkpoints.store_inferred_languages()
     generation.fix_diverse_beam_search()
     generation.explain_failed_search()
