@@ -32,7 +32,7 @@ class CrossAttention(MultiheadAttention):
         self,
         x: Tensor,
         encoder_out: Tensor,
-        padding_mask: Tensor,
+        padding_bias: Tensor,
         rows: Tensor | None,
         incremental_state: IncrementalState | None,
         need_attn: bool,
@@ -46,24 +46,28 @@ class CrossAttention(MultiheadAttention):
             if rows is not None:
                 kept = one_row_per_sentence(rows, R // encoder_out.size(1))
                 encoder_out = encoder_out.index_select(1, kept)
-                padding_mask = padding_mask.index_select(0, kept)
-            state["k"] = self.split_heads(linear(encoder_out, self.k_proj.weight, self.k_proj.bias))  # B x h x S x d/h
-            state["v"] = self.split_heads(linear(encoder_out, self.v_proj.weight, self.v_proj.bias))
-            state["mask"] = padding_mask[:, None, None, :]  # B x 1 x 1 x S
-            state["sentences"] = torch.arange(R, device=x.device) // (R // encoder_out.size(1))
-            if incremental_state is not None:
+                padding_bias = padding_bias.index_select(0, kept)
+            k = self.split_heads(linear(encoder_out, self.k_proj.weight, self.k_proj.bias))  # B x h x S x d/h
+            v = self.split_heads(linear(encoder_out, self.v_proj.weight, self.v_proj.bias))
+            bias = padding_bias[:, None, None, :]  # B x 1 x 1 x S
+            if incremental_state is not None:  # every step reads k and v
+                k, v = k.contiguous(), v.contiguous()
+                state["k"], state["v"], state["bias"] = k, v, bias
+                state["sentences"] = torch.arange(R, device=x.device) // (R // encoder_out.size(1))
                 self._set_input_buffer(incremental_state, state)
-        k, v, mask = state["k"], state["v"], state["mask"]
-        assert k is not None and v is not None and mask is not None
+        else:
+            cached_k, cached_v, cached_bias = state["k"], state["v"], state["bias"]
+            assert cached_k is not None and cached_v is not None and cached_bias is not None
+            k, v, bias = cached_k, cached_v, cached_bias
         B, beam = k.size(0), R // k.size(0)
         q = linear(x, self.q_proj.weight, self.q_proj.bias).view(T, B, beam, self.num_heads, self.head_dim)
         q = q.permute(1, 3, 2, 0, 4).reshape(B, self.num_heads, beam * T, self.head_dim)
         attn: Tensor | None = None
         if incremental_state is None and not need_attn:  # many queries: no attention weights needed
             dropout = self.dropout_module.p if self.training or self.dropout_module.apply_during_inference else 0.0
-            h = F.scaled_dot_product_attention(q, k, v, attn_mask=~mask, dropout_p=dropout)
+            h = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
         else:  # few queries: two plain products are faster
-            weights = torch.matmul(q * self.scaling, k.transpose(2, 3)).masked_fill(mask, float("-inf")).softmax(-1)
+            weights = (torch.matmul(q * self.scaling, k.transpose(2, 3)) + bias.type_as(q)).softmax(-1)
             h = torch.matmul(self.dropout_module(weights), v)
             if need_attn:
                 attn = weights.mean(1).view(R, T, -1)
@@ -77,13 +81,13 @@ class CrossAttention(MultiheadAttention):
         """Keep the keys and values of the sentences that still have hypotheses."""
         state = self._get_input_buffer(incremental_state)
         if "k" in state:
-            k, v, mask, sentences = state["k"], state["v"], state["mask"], state["sentences"]
-            assert k is not None and v is not None and mask is not None and sentences is not None
+            k, v, bias, sentences = state["k"], state["v"], state["bias"], state["sentences"]
+            assert k is not None and v is not None and bias is not None and sentences is not None
             rows = sentences.index_select(0, new_order)
             if not torch.equal(rows, sentences):
                 kept = one_row_per_sentence(rows, sentences.size(0) // k.size(0))
                 state["k"], state["v"] = k.index_select(0, kept), v.index_select(0, kept)
-                state["mask"] = mask.index_select(0, kept)
+                state["bias"] = bias.index_select(0, kept)
                 beam = rows.size(0) // kept.size(0)
                 state["sentences"] = torch.arange(rows.size(0), device=k.device) // beam
                 self._set_input_buffer(incremental_state, state)
@@ -91,4 +95,4 @@ class CrossAttention(MultiheadAttention):
 
     def split_heads(self, x: Tensor) -> Tensor:
         """Split the channels into heads. Shape: S x B x d to B x h x S x d/h."""
-        return x.view(x.size(0), x.size(1), self.num_heads, self.head_dim).permute(1, 2, 0, 3).contiguous()
+        return x.view(x.size(0), x.size(1), self.num_heads, self.head_dim).permute(1, 2, 0, 3)
