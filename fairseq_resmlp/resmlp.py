@@ -24,6 +24,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fairseq_resmlp.common.errors import check_length
+from fairseq_resmlp.modules.affine import affine
+from fairseq_resmlp.modules.corner import corner
 from fairseq_resmlp.modules.cross_attention import CrossAttention, one_row_per_sentence
 from fairseq_resmlp.modules.incremental_state import IncrementalState
 from fairseq_resmlp.modules.linear import linear
@@ -44,7 +46,7 @@ class Aff(nn.Module):
         self.beta = nn.Parameter(torch.zeros(d))
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.addcmul(self.beta, self.alpha, x)
+        return affine(x, self.alpha, self.beta)
 
 
 class LayerNorm(Aff):
@@ -85,9 +87,7 @@ class LinearMixing(TokenMixing):
 
     def matrix(self, T: int) -> Tensor:
         """Return A for T positions. Shape: h x T x T."""
-        A = self.A[..., :T, :T]
-        if self.causal:
-            A = A.tril()
+        A = corner(self.A, T, self.causal)
         return A if A.dim() == 3 else A.unsqueeze(0)
 
     def row(self, t: int) -> Tensor:
@@ -99,7 +99,7 @@ class LinearMixing(TokenMixing):
         T, B, d = x.shape
         A, b, h = self.matrix(T), self.b[:T].view(T, 1, -1), self.heads
         if h == 1:
-            return linear(A[0], x.reshape(T, B * d).t()).view(T, B, d) + b
+            return linear(A.squeeze(0), x.reshape(T, B * d).t()).view(T, B, d) + b
         groups = x.reshape(T, B, h, d // h).permute(2, 0, 1, 3).reshape(h, T, -1)  # h x T x (B d/h)
         return torch.bmm(A, groups).view(h, T, B, d // h).permute(1, 2, 0, 3).reshape(T, B, d) + b
 
@@ -175,8 +175,9 @@ class ResMLPDecoderLayer(nn.Module):
 
     No padding mask is needed: padding is on the right, where no earlier position sees it.
 
-    Shape: x is T x R x d, encoder_out S x B x d, encoder_padding_mask B x S. In beam search, each sentence has R / B
-    adjacent rows. The result is T x R x d and, if `need_attn`, the attention averaged over heads, R x T x S.
+    Shape: x is T x R x d, encoder_out S x B x d, padding_bias B x S (0 at tokens, minus infinity at padding). In beam
+    search, each sentence has R / B adjacent rows. The result is T x R x d and, if `need_attn`, the attention averaged
+    over heads, R x T x S.
     """
 
     def __init__(self, cfg):
@@ -201,12 +202,12 @@ class ResMLPDecoderLayer(nn.Module):
         self,
         x: Tensor,
         encoder_out: Tensor,
-        encoder_padding_mask: Tensor,
+        padding_bias: Tensor,
         incremental_state: IncrementalState | None,
         need_attn: bool,
     ) -> tuple[Tensor, Tensor | None]:
         x = x + self.dropout(self.mixing_post(self.mixing(self.mixing_pre(x), None, incremental_state)))
-        h, attn = self.attention(self.attention_pre(x), encoder_out, encoder_padding_mask, incremental_state, need_attn)
+        h, attn = self.attention(self.attention_pre(x), encoder_out, padding_bias, incremental_state, need_attn)
         x = x + self.dropout(self.attention_post(h))
         return x + self.dropout(self.ffn_post(self.ffn(self.ffn_pre(x)))), attn
 
@@ -268,7 +269,7 @@ class ResMLPEncoder(FairseqEncoder):
         left_padding = src_tokens.ne(self.padding_idx).int().argmax(1)  # the first token
         src_tokens = roll_rows(src_tokens, left_padding)
         padding_mask = src_tokens.eq(self.padding_idx)
-        x = self.dropout(self.positions(self.embed_tokens(src_tokens))).transpose(0, 1)  # S x B x d
+        x = self.dropout(self.positions(self.embed_tokens(src_tokens))).transpose(0, 1).contiguous()  # S x B x d
         keep = (~padding_mask).t().unsqueeze(-1).type_as(x)  # S x B x 1
         for layer in self.layers:
             x = layer(x, keep)
@@ -342,12 +343,13 @@ class ResMLPDecoder(FairseqIncrementalDecoder):
         if incremental_state is not None:
             first = prev_output_tokens.size(1) - 1
             prev_output_tokens = prev_output_tokens[:, -1:]
-        x = self.dropout(self.positions(self.embed_tokens(prev_output_tokens), first)).transpose(0, 1)  # T x B x d
+        x = self.dropout(self.positions(self.embed_tokens(prev_output_tokens), first))
+        x = x.transpose(0, 1).contiguous()  # T x B x d
         need_attn = self.need_attn and not self.training
-        encoded, padding_mask = self.select_sentences(encoder_out, x.size(1), incremental_state)
+        encoded, padding_bias = self.select_sentences(encoder_out, x, incremental_state)
         attn: Tensor | None = None
         for i, layer in enumerate(self.layers):
-            x, attn = layer(x, encoded, padding_mask, incremental_state, need_attn and i == len(self.layers) - 1)
+            x, attn = layer(x, encoded, padding_bias, incremental_state, need_attn and i == len(self.layers) - 1)
         if attn is not None:
             left_padding = encoder_out["left_padding"][0]
             if len(encoder_out["rows"]) > 0:
@@ -359,22 +361,25 @@ class ResMLPDecoder(FairseqIncrementalDecoder):
         return x, {"attn": [attn]}
 
     def select_sentences(
-        self, encoder_out: EncoderOut, R: int, incremental_state: IncrementalState | None
+        self, encoder_out: EncoderOut, x: Tensor, incremental_state: IncrementalState | None
     ) -> tuple[Tensor, Tensor]:
-        """Return the encoder output, S x B x d, and its padding mask, B x S, of the sentences that R rows translate.
+        """Return the encoder output of the sentences that the rows of x (T x R x d) translate, and its padding.
 
         With an incremental state, only the first step uses them. The state then contains the sentence of each row,
         numbered from 0, as B x R / B.
+
+        Returns:
+            S x B x d; and B x S, 0 at tokens and minus infinity at padding
         """
         encoded, padding_mask = encoder_out["encoder_out"][0], encoder_out["encoder_padding_mask"][0]
         if incremental_state is not None and self.get_incremental_state(incremental_state, "sentences") is not None:
             return encoded, padding_mask
         if len(encoder_out["rows"]) > 0:
-            kept = one_row_per_sentence(encoder_out["rows"][0], R // encoded.size(1))
+            kept = one_row_per_sentence(encoder_out["rows"][0], x.size(1) // encoded.size(1))
             encoded, padding_mask = encoded.index_select(1, kept), padding_mask.index_select(0, kept)
         if incremental_state is not None:
-            self.number_rows(incremental_state, R, padding_mask)
-        return encoded, padding_mask
+            self.number_rows(incremental_state, x.size(1), padding_mask)
+        return encoded, torch.zeros_like(padding_mask, dtype=x.dtype).masked_fill(padding_mask, float("-inf"))
 
     def number_rows(self, incremental_state: IncrementalState, R: int, sentences: Tensor) -> None:
         """Store that R / B adjacent rows translate each of the B entries of `sentences`."""

@@ -20,6 +20,8 @@ as paths or glob patterns relative to the root of the repository:
     speed FILE             speed ratios, from benchmark/bench.py
     breakdown FILE         where the time goes, from benchmark/bench.py
     measured FILE          timings of alternatives, from benchmark/alternatives.py
+    kernels FILE           kernels of a training update, from benchmark/kernels.py
+    kernel-times FILE      time of Aff and of a compiled training step, from benchmark/kernels.py
     serve FILE             load test of the server, from benchmark/serve_load.py
     splitting FILE...      BLEU of joined lines, from measure_splitting.py
     gpu FILE               check of a GPU, from benchmark/gpu_check.py
@@ -32,6 +34,7 @@ import argparse
 import importlib.util
 import json
 import re
+import statistics
 import sys
 import textwrap
 from pathlib import Path
@@ -205,6 +208,44 @@ def measured(files) -> str:
     versions = "".join(f", {name} {version}" for name, version in found["versions"].items())
     about = caption(f"{found['cpu']}, {found['threads']} threads{versions}, {found['date']}.")
     return table(list(rows[0]), [row.values() for row in rows]) + about
+
+
+def kernels(files) -> str:
+    """Return the kernels of a batch and of an update, of this version and of the one before."""
+    found = read_json(files[0])
+    rows = []
+    for name in found["eager"]:
+        for version, counted in (("before", found["before"]), ("now", found)):
+            eager, compiled = counted["eager"][name], counted["compiled"].get(name)
+            cells = [f"{eager['batch']:,}", f"{compiled + eager['criterion']:,}" if compiled else "–", eager["update"]]
+            rows.append([name, version, *cells])
+    head = ["model", "version", "forward and backward pass", "the same, compiled", "clipping and optimizer"]
+    count, length = found["batch"]
+    about = f"Kernels, {count} x {length} tokens, {', '.join(found['settings'])}, torch {found['versions']['torch']}, "
+    return table(head, rows) + caption(f"{about}{found['date'][:10]}.")
+
+
+def kernel_times(files) -> str:
+    """Return the times of Aff and of a training step, and their ratios."""
+    found = read_json(files[0])
+    measured = [
+        ("Aff, forward and backward pass", "torch.addcmul", found["affine"], "addcmul", "Aff"),
+        ("training step, compiled", "eager", found["step"], "eager", "compiled"),
+    ]
+    rows = []
+    for what, baseline, seconds, slow, fast in measured:
+        ratios = [a / b for a, b in zip(seconds[slow], seconds[fast], strict=True)]
+        times = [f"{1000 * statistics.median(seconds[name]):,.1f}" for name in (slow, fast)]
+        spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+        rows.append([what, baseline, *times, spread])
+    head = ["measurement", "baseline", "baseline (ms)", "time (ms)", "speedup, median (min to max)"]
+    first, saved = found["step"]["first"], statistics.mean(seconds["eager"]) - statistics.mean(seconds["compiled"])
+    about = (
+        f"CPU time of 1 thread, {len(ratios)} pairs, {found['machine']['cpu']}, torch {found['versions']['torch']}, "
+    )
+    about += f"{found['date'][:10]}. The first compiled step took {first:,.0f} s, beside other processes"
+    about += f": as long as {first / saved:,.0f} further steps save." if saved > 0 else "."
+    return table(head, rows) + caption(about)
 
 
 def headline(files) -> str:
@@ -472,6 +513,8 @@ MAKE = {
     "breakdown": breakdown,
     "measured": measured,
     "gpu": gpu,
+    "kernels": kernels,
+    "kernel-times": kernel_times,
     "serve": serve,
     "splitting": splitting,
     "threads": threads,

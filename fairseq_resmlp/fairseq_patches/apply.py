@@ -41,6 +41,7 @@ def apply_patches() -> None:
     checkpoints.save_interval_checkpoint_at_epoch_end()
     mixed_precision.fix_amp_double_unscaling()
     mixed_precision.repeat_overflows_in_float32()
+    training.compute_gradient_norms_together()
     checkpoints.store_inferred_languages()
     generation.fix_diverse_beam_search()
     generation.explain_failed_search()

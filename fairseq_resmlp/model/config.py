@@ -100,6 +100,13 @@ class ResMLPConfig(FairseqDataclass):
         default=False,
         metadata={"help": "tie source embeddings, target embeddings and output layer; requires a joined dictionary"},
     )
+    compile: bool = field(
+        default=False,
+        metadata={
+            "help": "compile training with torch.compile, which requires a C++ compiler on a CPU and Triton on a GPU; "
+            "validation and translation are not compiled"
+        },
+    )
 
 
 _SMALL: dict[str, object] = {

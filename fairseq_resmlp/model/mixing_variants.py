@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fairseq_resmlp.modules.corner import corner
 from fairseq_resmlp.modules.incremental_state import IncrementalState
 from fairseq_resmlp.modules.linear import linear
 from fairseq_resmlp.modules.token_mixing import TokenMixing, register_token_mixing, resize
@@ -166,8 +167,7 @@ class ToeplitzLinearMixing(LinearMixing):
 
     def matrix(self, T: int) -> Tensor:
         """Return A for T positions. Shape: h x T x T."""
-        A = self.A[..., :T, :T]
-        return toeplitz(self.a, T, self.causal) + self.share * (A.tril() if self.causal else A)
+        return toeplitz(self.a, T, self.causal) + self.share * corner(self.A, T, self.causal)
 
     def row(self, t: int) -> Tensor:
         """Return row t of a causal A, up to the diagonal. Shape: h x (t + 1)."""

@@ -16,6 +16,7 @@ from fairseq_resmlp.common.sentencepiece_model import check_fits_dictionaries, l
 from fairseq_resmlp.fairseq_patches.data import explain_long_sentences, truncate_long_lines
 from fairseq_resmlp.fairseq_patches.divergence import DivergenceDetector
 from fairseq_resmlp.model import hub
+from fairseq_resmlp.model.compilation import compile_in_training
 from fairseq_resmlp.model.config import ARCHITECTURES, ResMLPConfig, check_criterion, describe_defaults, validate
 from fairseq_resmlp.model.folding import fold_model_
 from fairseq_resmlp.resmlp import ResMLPDecoder, ResMLPEncoder
@@ -51,6 +52,8 @@ class ResMLPModel(FairseqEncoderDecoderModel):
         """
         validate(cfg, task)
         adapt_task(task, cfg.encoder_max_positions)
+        if cfg.compile:
+            compile_in_training(task)
         decoder_embed = Embedding(len(task.target_dictionary), cfg.decoder_embed_dim, task.target_dictionary.pad())
         if cfg.share_all_embeddings:
             cfg.share_decoder_input_output_embed = True

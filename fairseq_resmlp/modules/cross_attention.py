@@ -32,7 +32,7 @@ class CrossAttention(MultiheadAttention):
         self,
         x: Tensor,
         encoder_out: Tensor,
-        padding_mask: Tensor,
+        padding_bias: Tensor,
         incremental_state: IncrementalState | None,
         need_attn: bool,
     ) -> tuple[Tensor, Tensor | None]:
@@ -42,22 +42,26 @@ class CrossAttention(MultiheadAttention):
         if incremental_state is not None:
             state = self._get_input_buffer(incremental_state)
         if "k" not in state:
-            state["k"] = self.split_heads(linear(encoder_out, self.k_proj.weight, self.k_proj.bias))  # B x h x S x d/h
-            state["v"] = self.split_heads(linear(encoder_out, self.v_proj.weight, self.v_proj.bias))
-            state["mask"] = padding_mask[:, None, None, :]  # B x 1 x 1 x S
-            if incremental_state is not None:
+            k = self.split_heads(linear(encoder_out, self.k_proj.weight, self.k_proj.bias))  # B x h x S x d/h
+            v = self.split_heads(linear(encoder_out, self.v_proj.weight, self.v_proj.bias))
+            bias = padding_bias[:, None, None, :]  # B x 1 x 1 x S
+            if incremental_state is not None:  # every step reads k and v
+                k, v = k.contiguous(), v.contiguous()
+                state["k"], state["v"], state["bias"] = k, v, bias
                 self._set_input_buffer(incremental_state, state)
-        k, v, mask = state["k"], state["v"], state["mask"]
-        assert k is not None and v is not None and mask is not None
+        else:
+            cached_k, cached_v, cached_bias = state["k"], state["v"], state["bias"]
+            assert cached_k is not None and cached_v is not None and cached_bias is not None
+            k, v, bias = cached_k, cached_v, cached_bias
         B, beam = k.size(0), R // k.size(0)
         q = linear(x, self.q_proj.weight, self.q_proj.bias).view(T, B, beam, self.num_heads, self.head_dim)
         q = q.permute(1, 3, 2, 0, 4).reshape(B, self.num_heads, beam * T, self.head_dim)
         attn: Tensor | None = None
         if incremental_state is None and not need_attn:  # many queries: no attention weights needed
             dropout = self.dropout_module.p if self.training or self.dropout_module.apply_during_inference else 0.0
-            h = F.scaled_dot_product_attention(q, k, v, attn_mask=~mask, dropout_p=dropout)
+            h = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
         else:  # few queries: two plain products are faster
-            weights = torch.matmul(q * self.scaling, k.transpose(2, 3)).masked_fill(mask, float("-inf")).softmax(-1)
+            weights = (torch.matmul(q * self.scaling, k.transpose(2, 3)) + bias.type_as(q)).softmax(-1)
             h = torch.matmul(self.dropout_module(weights), v)
             if need_attn:
                 attn = weights.mean(1).view(R, T, -1)
@@ -81,4 +85,4 @@ class CrossAttention(MultiheadAttention):
 
     def split_heads(self, x: Tensor) -> Tensor:
         """Split the channels into heads. Shape: S x B x d to B x h x S x d/h."""
-        return x.view(x.size(0), x.size(1), self.num_heads, self.head_dim).permute(1, 2, 0, 3).contiguous()
+        return x.view(x.size(0), x.size(1), self.num_heads, self.head_dim).permute(1, 2, 0, 3)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from fairseq_resmlp import ResMLPModel
+from fairseq_resmlp.checkpoints.checkpoint_file import read_checkpoint
 from fairseq_resmlp.common.errors import InputError
 from support.commands import run, train_options
 from support.paths import GOLDEN, PLUGIN, ROOT
@@ -229,6 +230,29 @@ def test_training_can_select_checkpoints_by_bleu_and_resume(toy, tmp_path):
     assert re.search(r"epoch 002 \| valid .* bleu [\d.]+", done.stdout + done.stderr)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("compiler", [None, "false"])
+def test_compiled_training_writes_the_same_checkpoint(toy, tmp_path, compiler):
+    """With a compiler, and without one."""
+    if not (compiler or shutil.which("g++")):
+        pytest.skip("no C++ compiler found: apt-get install g++")
+    states = []
+    for name, *option in (("plain",), ("compiled", "--compile")):
+        options = [*train_options(toy / "data-bin", tmp_path / name), "--encoder-layers", "1", "--decoder-layers", "1"]
+        options += ["--max-epoch", "2", "--eval-bleu", "--eval-bleu-args", '{"beam": 2}', *option]
+        done = run("fairseq-train", *options, env={"CXX": compiler} if compiler else {})
+        assert (done.stdout + done.stderr).count("--compile has no effect") == (1 if option and compiler else 0)
+        states.append(read_checkpoint(str(tmp_path / name / "checkpoint_last.pt")))
+    plain, compiled = states
+    assert compiled["cfg"]["model"]["compile"] and not plain["cfg"]["model"]["compile"]
+    assert compiled["model"].keys() == plain["model"].keys()
+    assert compiled["extra_state"]["val_loss"] == pytest.approx(plain["extra_state"]["val_loss"], abs=1e-3)
+    done = generate(toy, path=tmp_path / "compiled" / "checkpoint_last.pt")
+    assert sorted(hypotheses(done.stdout)) == list(range(21))
+    assert "torch.compile" not in done.stderr
+
+
+@pytest.mark.slow
 def test_hydra_trains_the_example_with_the_options_of_its_architecture(toy, tmp_path):
     places = (f"task.data={toy / 'data-bin'}", f"common.user_dir={PLUGIN}", f"checkpoint.save_dir={tmp_path}")
     command = ("fairseq-hydra-train", "--config-dir", ROOT / "examples" / "grammar", "--config-name", "hydra", *places)
@@ -266,6 +290,7 @@ def test_hub_keeps_empty_lines_in_place(model_directory):
 def test_the_hub_interface_prints_nothing():
     code = f"""
 from fairseq_resmlp import ResMLPModel
+from fairseq_resmlp.checkpoints.checkpoint_file import read_checkpoint
 import logging
 assert (logging.root.level, logging.root.handlers) == (logging.WARNING, [])
 assert len(ResMLPModel.from_pretrained({str(GOLDEN)!r}).translate(["w1 w2"])) == 1

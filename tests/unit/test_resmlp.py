@@ -57,8 +57,8 @@ def test_decoder_layer_is_causal_mixing_cross_attention_and_ffn():
     layer = make_model().decoder.layers[0].double()
     p = numpy_parameters(layer)
     x, memory = torch.randn(6, 3, 16, dtype=torch.float64), torch.randn(7, 3, 16, dtype=torch.float64)
-    padding = ~keep_mask(LENGTHS, 7).squeeze(-1).t()
-    got = layer(x, memory, padding, None, False)[0].detach().numpy()
+    padding_bias = keep_mask(LENGTHS, 7).squeeze(-1).t().double().log()  # 0 at tokens, minus infinity at padding
+    got = layer(x, memory, padding_bias, None, False)[0].detach().numpy()
     x = x.numpy()
     mixed = loop_mixing(loop_aff(x, p, "mixing_pre"), p["mixing.A"], p["mixing.b"], [6, 6, 6], causal=True)
     z = x + loop_aff(mixed, p, "mixing_post")

@@ -4,9 +4,10 @@ import functools
 import sys
 
 import torch
-from fairseq import optim
+from fairseq import optim, utils
 from fairseq.optim import AMPOptimizer
 from omegaconf import OmegaConf
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from support.commands import run, train_options
 from support.paths import ROOT
@@ -34,6 +35,38 @@ def test_amp_gives_the_optimizer_the_same_gradients_as_float32(monkeypatch):
             optimizer.step()
         steps.append((parameter.detach(), optimizer.optimizer.state[parameter]["sum"]))
     torch.testing.assert_close(steps[1], steps[0])
+
+
+class Operators(TorchDispatchMode):
+    """Records the names of torch's operators."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.names.append(function._schema.name)
+        return function(*args, **(kwargs or {}))
+
+
+def test_the_norms_of_all_gradients_are_one_operator_with_the_result_of_fairseq(monkeypatch):
+    torch.manual_seed(0)
+    grads = [torch.randn(n, 7, dtype=(torch.float32, torch.bfloat16)[n % 2]) for n in range(1, 50)]
+
+    def clip():
+        parameters = [torch.nn.Parameter(torch.zeros_like(grad)) for grad in grads]
+        for parameter, grad in zip(parameters, grads, strict=True):
+            parameter.grad = grad.clone()
+        with Operators() as operators:
+            norm = utils.clip_grad_norm_(parameters, 1.0)
+        return [norm, *(parameter.grad for parameter in parameters)], operators.names
+
+    clipped, names = clip()
+    assert [name for name in names if "norm" in name] == ["aten::_foreach_norm", "aten::linalg_vector_norm"]
+    monkeypatch.setattr(utils, "multi_tensor_l2norm_available", False)  # as without the patch
+    expected, names = clip()
+    assert len([name for name in names if "norm" in name]) > len(grads)
+    assert all(map(torch.equal, clipped, expected))
 
 
 def test_training_that_ends_while_a_batch_is_being_prepared_exits_cleanly(tmp_path):
