@@ -82,7 +82,7 @@ class ImageDataset(FairseqDataset):
         batch = torch.stack(images or [self.mean.expand(-1, self.size_in_pixels, self.size_in_pixels)])
         batch, target = (batch - self.mean) / self.std, torch.tensor(targets or [IGNORED], dtype=torch.long)
         if self.augmentation is not None and self.augmentation.is_random and targets:
-            with seeded(self.seed, self.epoch, samples[0].index, len(samples)):
+            with seeded(self.seed, self.epoch, samples[0].number, len(samples)):
                 batch, target = self.augmentation.change_batch(batch, target)
         return {
             "id": torch.tensor([sample.number for sample in samples]),
