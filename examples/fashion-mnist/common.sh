@@ -14,7 +14,7 @@ files=(
     $address/t10k-labels-idx1-ubyte.gz md5:bb300cfdad3c16e7a12a480ee83cd310
 )
 
-# The last 5,000 training images in a fixed random order choose the checkpoint; the test images are used once.
+# 5,000 of the training images choose the checkpoint; the test images are used once.
 recipe=(
     --task image_classification --held-out 5000
     --criterion label_smoothed_cross_entropy --label-smoothing 0.1 --report-accuracy
@@ -24,14 +24,17 @@ recipe=(
     --cpu --num-workers 1 --log-format simple --log-interval 100
 )
 
-# read_options [--from DIR] [OUT]: set `data` and `out`. Downloads the images if they are nowhere else.
+# read_options [--from DIR] [OUT] [-- OPTION...]: set `data`, `out` and `more`. Downloads the images if they are nowhere
+# else.
 read_options() {
     data=
     out=runs/fashion-mnist
+    more=()
     while [ $# -gt 0 ]; do
         case $1 in
             --from) [ $# -gt 1 ] || fail "--from requires a directory"; data=$2; shift ;;
-            -*) fail "$1 is not an option: use [--from DIR] [OUT]" ;;
+            --) shift; more=("$@"); break ;;
+            -*) fail "$1 is not an option: use [--from DIR] [OUT] [-- OPTION...]" ;;
             *) out=$1 ;;
         esac
         shift
@@ -58,10 +61,10 @@ train_and_test() {
     fi
     mkdir -p "$dir"
     echo "$dir: fairseq-train ${*}"
-    printf '%s\n' "$*" > "$dir/options"
+    printf '%s\n' "$* ${more[*]}" > "$dir/options"
     # CPU seconds of training and its data loader, user and system
     TIMEFORMAT='%U %S'
-    { time fairseq-train "$data" --user-dir "$plugin" "${recipe[@]}" "$@" --save-dir "$dir" \
+    { time fairseq-train "$data" --user-dir "$plugin" "${recipe[@]}" "$@" "${more[@]}" --save-dir "$dir" \
         --log-file "$dir/train.log" > "$dir/output.log" 2>&1; } 2> "$dir/seconds" ||
         { tail -n 1 "$dir/output.log" >&2; fail "training failed, see $dir/output.log"; }
     fairseq-validate "$data" --user-dir "$plugin" --task image_classification --path "$dir/checkpoint_best.pt" \

@@ -15,6 +15,7 @@ from fairseq_resmlp.vision.classifier import ImageClassifier
 
 logger = logging.getLogger(__name__)
 
+NAME = "image_classification"
 CRITERIONS = ("cross_entropy", "label_smoothed_cross_entropy", "label_smoothed_cross_entropy_with_teacher")
 HELD_OUT_SEED = 0  # the images held out for validation are the same for every --seed
 
@@ -56,7 +57,7 @@ class ImageClassificationConfig(FairseqDataclass):
     seed: int = II("common.seed")
 
 
-@register_task("image_classification", dataclass=ImageClassificationConfig)
+@register_task(NAME, dataclass=ImageClassificationConfig)
 class ImageClassificationTask(FairseqTask):
     """Classification of images, as if each were the source of a translation of one token.
 
