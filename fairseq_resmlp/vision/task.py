@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from fairseq.dataclass import FairseqDataclass
@@ -87,6 +88,25 @@ class ImageClassificationTask(FairseqTask):
     def classes(self) -> list[str]:
         """The names of the classes: those of the checkpoint, or those of the data."""
         return self.state.classes
+
+    def check_state(self, stored: dict[str, Any]) -> None:
+        """Check the state of a checkpoint that a model is loaded from, or a teacher.
+
+        Raises:
+            InputError: it was trained with other classes
+        """
+        own, found = self.state.state_dict.get("classes"), stored.get("classes")
+        if own is not None and found is not None and own != found:
+            different = sorted(set(own) ^ set(found))[:1] or ["their order"]
+            raise InputError(
+                f"the checkpoint was trained with {len(found)} classes that differ from the {len(own)} in use "
+                f"({different[0]}): use the data of that training"
+            )
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load the state of a checkpoint. Errors as for `check_state`."""
+        self.check_state(state_dict)
+        super().load_state_dict(state_dict)
 
     source_dictionary = target_dictionary = None  # classes are no words: criterions then ignore the target -100
 

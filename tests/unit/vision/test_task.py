@@ -109,6 +109,23 @@ def test_a_student_learns_from_a_convolutional_teacher(data, tmp_path):
     assert re.search(r"teacher_loss[ =][\d.]+", done.stdout + done.stderr)
 
 
+def test_training_does_not_continue_with_other_classes_nor_learn_from_their_teacher(data, trained, tmp_path):
+    images, labels = quadrant_images(64, seed=0)
+    write_folder(tmp_path / "data" / "train", images, labels)
+    write_folder(tmp_path / "data" / "val", images[:8], labels[:8])
+    message = r"was trained with 4 classes that differ from the 4 in use \(0\)"
+    resumed = ("--restore-file", trained / "checkpoint_last.pt", "--max-epoch", "3")
+    distilled = (
+        "--criterion",
+        "label_smoothed_cross_entropy_with_teacher",
+        "--teacher",
+        trained / "checkpoint_last.pt",
+    )
+    for more in (resumed, distilled):
+        done = run("fairseq-train", *options(tmp_path / "data", tmp_path / "run", *more), check=False)
+        assert done.returncode == 1 and re.search(message, done.stderr.strip().splitlines()[-1])
+
+
 # Bad images.
 
 
