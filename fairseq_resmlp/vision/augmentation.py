@@ -5,12 +5,13 @@ them is requested.
 """
 
 from dataclasses import dataclass
-from types import ModuleType
+from functools import cache
 
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
+from fairseq_resmlp.common.environment import missing_modules
 from fairseq_resmlp.common.errors import InputError
 from fairseq_resmlp.vision import pixels
 
@@ -37,6 +38,16 @@ class Augmentation:
     mixup: float = 0.0
     cutmix: float = 0.0
 
+    def __post_init__(self) -> None:
+        """
+        Raises:
+            InputError: kornia is needed and not installed
+        """
+        if (self.rand_augment or self.random_erasing or self.cutmix) and missing_modules(["kornia"]):
+            raise InputError(
+                "--rand-augment, --random-erasing and --cutmix require kornia: pip install 'fairseq-resmlp[vision]'"
+            )
+
     @property
     def is_random(self) -> bool:
         """Whether anything is changed at all."""
@@ -52,13 +63,8 @@ class Augmentation:
         """Mirror an image and apply RandAugment. Shape: channels x height x width, with values from 0 to 1."""
         if self.flip and torch.rand(()) < 0.5:
             image = image.flip(-1)
-        if self.rand_augment:
-            # One image at a time, because kornia applies the same operations to a whole batch.
-            policy = _kornia_auto().rand_augment.rand_augment.default_policy
-            if len(image) == 1:  # an operation on colors fails without them
-                policy = [operations for operations in policy if operations[0][0] != "color"]
-            augment = _kornia_auto().RandAugment(OPERATIONS, self.rand_augment, policy)
-            image = augment(image.unsqueeze(0))[0].clamp(0, 1)
+        if self.rand_augment:  # one image at a time, because kornia applies the same operations to a whole batch
+            image = _rand_augment(self.rand_augment, len(image))(image.unsqueeze(0))[0].clamp(0, 1)
         return image
 
     def change_batch(self, images: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -72,7 +78,9 @@ class Augmentation:
             target (LongTensor): B
         """
         if self.random_erasing:
-            images = _kornia().RandomErasing(value=0.0, p=self.random_erasing)(images)
+            from kornia.augmentation import RandomErasing
+
+            images = RandomErasing(value=0.0, p=self.random_erasing)(images)
         if not (self.mixup or self.cutmix):
             return images, target
         if self.mixup and (not self.cutmix or torch.rand(()) < 0.5):
@@ -80,21 +88,19 @@ class Augmentation:
             share = torch.distributions.Beta(self.mixup, self.mixup).sample().expand(len(images))  # of the others
             images, other_target = torch.lerp(images, images[other], share.view(-1, 1, 1, 1)), target[other]
         else:
-            cutmix = _kornia().RandomCutMixV2(beta=torch.tensor(self.cutmix), p=1.0, data_keys=["input", "class"])
+            from kornia.augmentation import RandomCutMixV2
+
+            cutmix = RandomCutMixV2(beta=torch.tensor(self.cutmix), p=1.0, data_keys=["input", "class"])
             images, labels = cutmix(images, target)
             _, other_target, share = labels[0].unbind(1)  # B each
         return images, torch.where(torch.rand(len(images)) < share, other_target.long(), target)
 
 
-def _kornia() -> ModuleType:
-    try:
-        import kornia.augmentation
-    except ImportError as error:
-        raise InputError(
-            "--rand-augment, --random-erasing and --cutmix require kornia: pip install 'fairseq-resmlp[vision]'"
-        ) from error
-    return kornia.augmentation
+@cache
+def _rand_augment(magnitude: int, channels: int) -> nn.Module:
+    from kornia.augmentation.auto import RandAugment
+    from kornia.augmentation.auto.rand_augment.rand_augment import default_policy
 
-
-def _kornia_auto() -> ModuleType:
-    return _kornia().auto
+    # An operation on colors fails without them.
+    policy = [operations for operations in default_policy if channels == 3 or operations[0][0] != "color"]
+    return RandAugment(OPERATIONS, magnitude, policy)

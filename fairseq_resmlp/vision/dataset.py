@@ -74,11 +74,11 @@ class ImageDataset(FairseqDataset):
         """
         images, targets, bad = [], [], []
         for position, sample in enumerate(samples):
-            try:
-                images.append(self._tensor(sample, position))
+            if sample.image is None:
+                bad.append(sample.error)
+            else:
+                images.append(self._tensor(sample.image, sample.number, position))
                 targets.append(self.files.labels[self.indices[sample.number]])
-            except BadImage as error:
-                bad.append(str(error))
         batch = torch.stack(images or [self.mean.expand(-1, self.size_in_pixels, self.size_in_pixels)])
         batch, target = (batch - self.mean) / self.std, torch.tensor(targets or [IGNORED], dtype=torch.long)
         if self.augmentation is not None and self.augmentation.is_random and targets:
@@ -93,16 +93,14 @@ class ImageDataset(FairseqDataset):
             "bad_images": bad,
         }
 
-    def _tensor(self, sample: Sample, position: int) -> Tensor:
-        """Return the image of a sample. Shape: channels x size x size."""
-        if sample.image is None:
-            raise BadImage(sample.error)
-        image = pixels.convert(sample.image, self.channels)
+    def _tensor(self, image: Image.Image, number: int, position: int) -> Tensor:
+        """Return an image as the model sees it, but not normalized. Shape: channels x size x size."""
+        image = pixels.convert(image, self.channels)
         if self.augmentation is None:
             return pixels.to_tensor(pixels.center_crop(image, self.size_in_pixels, self.center_crop))
         if not self.augmentation.is_random:
             return pixels.to_tensor(self.augmentation.crop(image, self.size_in_pixels))
-        with seeded(self.seed, self.epoch, sample.number, position):
+        with seeded(self.seed, self.epoch, number, position):
             return self.augmentation.change(pixels.to_tensor(self.augmentation.crop(image, self.size_in_pixels)))
 
     def ordered_indices(self) -> np.ndarray:

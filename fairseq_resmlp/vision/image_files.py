@@ -23,6 +23,7 @@ except ImportError as error:
 # The names of a split on disk, in the order in which they are tried: fairseq's own, and those of ImageNet and MNIST
 ALIASES = {"valid": ("valid", "val"), "test": ("test", "t10k")}
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # no others of Pillow's, some of which start programs
+DEEP = ("I", "F")  # how Pillow's modes with more than 8 bits per channel begin; converting them would clip the values
 IDX_IMAGES, IDX_LABELS = 0x00000803, 0x00000801  # unsigned bytes in 3 dimensions and in 1
 CHUNK = 1 << 20
 
@@ -80,9 +81,11 @@ class ImageFolder(ImageFiles):
                 warnings.simplefilter("error", Image.DecompressionBombWarning)
                 with Image.open(path, formats=FORMATS) as image:
                     image.load()
-                    return image
         except Exception as error:  # Pillow raises unrelated exceptions for damaged files
             raise BadImage(f"{path}: {error}") from error
+        if image.mode.startswith(DEEP):
+            raise BadImage(f"{path}: more than 8 bits per channel (Pillow mode {image.mode})")
+        return image
 
 
 class IDXFiles(ImageFiles):

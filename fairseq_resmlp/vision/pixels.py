@@ -7,11 +7,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fairseq_resmlp.vision.image_files import BadImage
-
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, for RGB; grayscale uses their means
 MODES = {1: "L", 3: "RGB"}  # Pillow's, by number of channels
-DEEP = ("I", "F")  # how Pillow's modes with more than 8 bits begin; converting them would clip the values
 CROP_ATTEMPTS = 10
 
 
@@ -57,13 +54,7 @@ def _scaled(image: Image.Image, size: int, width: float, height: float, left: fl
 
 
 def convert(image: Image.Image, channels: int) -> Image.Image:
-    """Convert an image to grayscale (1 channel) or RGB (3).
-
-    Raises:
-        BadImage: it has more than 8 bits per channel
-    """
-    if image.mode.startswith(DEEP):
-        raise BadImage(f"its pixels have more than 8 bits (Pillow mode {image.mode})")
+    """Convert an image to grayscale (1 channel) or RGB (3)."""
     return image.convert(MODES[channels])
 
 

@@ -96,6 +96,8 @@ class ImageClassificationTask(FairseqTask):
             InputError: it was trained with other classes
         """
         own, found = self.state.state_dict.get("classes"), stored.get("classes")
+        if found is not None and not (isinstance(found, list) and all(isinstance(name, str) for name in found)):
+            raise InputError("the checkpoint is damaged: its classes are not names")
         if own is not None and found is not None and own != found:
             different = sorted(set(own) ^ set(found))[:1] or ["their order"]
             raise InputError(

@@ -5,7 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from fairseq_resmlp.vision import pixels
+from fairseq_resmlp.common.errors import InputError
+from fairseq_resmlp.vision import augmentation, pixels
 from fairseq_resmlp.vision.augmentation import Augmentation
 from fairseq_resmlp.vision.dataset import ImageDataset, seeded
 
@@ -97,6 +98,14 @@ def test_mixup_and_cutmix_take_turns():
             mixed, _ = Augmentation(mixup=0.8, cutmix=1.0).change_batch(images, target)
         is_mixup.append(not ((mixed == 0) | (mixed == 1)).all())  # CutMix invents no values
     assert 5 < sum(is_mixup) < 25
+
+
+@pytest.mark.parametrize("option", ["rand_augment", "random_erasing", "cutmix"])
+def test_a_missing_kornia_is_reported_with_the_remedy(monkeypatch, option):
+    monkeypatch.setattr(augmentation, "missing_modules", list)
+    with pytest.raises(InputError, match=r"require kornia: pip install 'fairseq-resmlp\[vision\]'"):
+        Augmentation(**{option: 1})
+    Augmentation(min_crop=0.5, flip=True, mixup=0.8)  # need none
 
 
 class Ramps:

@@ -1,8 +1,11 @@
 """LAMB: the paper's formula, and training with it."""
 
+import sys
+
 import pytest
 import torch
 
+from fairseq_resmlp.common.errors import InputError
 from fairseq_resmlp.vision.lamb import TorchLamb, TorchLambConfig
 from support.commands import run
 from support.images import quadrant_images, write_idx_split
@@ -23,6 +26,12 @@ def test_a_step_is_scaled_to_the_norm_of_the_matrix():
         weight.grad = gradient.clone()
         optimizer.step()
         assert (weight.detach() - expected).abs().max() < 1e-5
+
+
+def test_a_missing_library_is_reported_with_the_remedy(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pytorch_optimizer", None)
+    with pytest.raises(InputError, match=r"requires pytorch-optimizer: pip install 'fairseq-resmlp\[vision\]'"):
+        TorchLamb(TorchLambConfig(lr=[0.1]), [torch.nn.Parameter(torch.ones(1))])
 
 
 def test_fairseq_trains_and_resumes_with_it(tmp_path):

@@ -1,5 +1,6 @@
 """The image task: training, validation, resuming, distillation, bad images, and what it refuses."""
 
+import os
 import re
 
 import numpy as np
@@ -200,6 +201,16 @@ def test_a_translation_model_is_refused(data, tmp_path):
     words = [word for word in options(data, tmp_path / "run", "--arch", "resmlp_tiny") if word not in MODEL]
     done = run("fairseq-train", *words, check=False)
     assert "--arch resmlp_tiny does not classify images: use one such as resmlp_s12" in done.stderr
+
+
+def test_a_missing_pillow_is_reported_with_the_remedy(data, tmp_path):
+    (tmp_path / "site" / "PIL").mkdir(parents=True)
+    (tmp_path / "site" / "PIL" / "__init__.py").write_text("raise ImportError('no Pillow')")
+    env = {"PYTHONPATH": os.pathsep.join([str(tmp_path / "site"), os.environ.get("PYTHONPATH", "")])}
+    done = run("fairseq-train", *options(data, tmp_path / "run", "--max-update", "1"), check=False, env=env)
+    assert done.returncode == 1
+    expected = "--task image_classification requires Pillow: pip install 'fairseq-resmlp[vision]'"
+    assert done.stderr.strip().splitlines()[-1].endswith(expected)
 
 
 @pytest.mark.slow
