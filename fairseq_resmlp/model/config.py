@@ -143,16 +143,6 @@ ARCHITECTURES: dict[str, dict[str, object]] = {
 }
 
 
-def describe_defaults(name: str) -> str:
-    """Return the defaults of an option for --help: "default: 6; 12 in resmlp_base_12, ..."."""
-    base = getattr(ResMLPConfig, name)
-    others: dict[object, list[str]] = {}
-    for arch, changes in ARCHITECTURES.items():
-        if changes.get(name, base) != base:
-            others.setdefault(changes[name], []).append(arch)
-    return "; ".join([f"default: {base}"] + [f"{value} in {', '.join(archs)}" for value, archs in others.items()])
-
-
 # The token mixings that an option applies to
 _APPLIES_TO = {
     "mixing_heads": ("linear", "toeplitz", "toeplitz_linear"),

@@ -2,7 +2,6 @@
 
 import logging
 import os
-from dataclasses import fields
 
 import torch
 from fairseq.models import FairseqEncoderDecoderModel, register_model
@@ -16,8 +15,8 @@ from fairseq_resmlp.common.sentencepiece_model import check_fits_dictionaries, l
 from fairseq_resmlp.fairseq_patches.data import explain_long_sentences, truncate_long_lines
 from fairseq_resmlp.fairseq_patches.divergence import DivergenceDetector
 from fairseq_resmlp.model import hub
-from fairseq_resmlp.model.architectures import register_architectures
-from fairseq_resmlp.model.config import ARCHITECTURES, ResMLPConfig, check_criterion, describe_defaults, validate
+from fairseq_resmlp.model.architectures import describe_defaults, register_architectures
+from fairseq_resmlp.model.config import ARCHITECTURES, ResMLPConfig, check_criterion, validate
 from fairseq_resmlp.model.folding import fold_model_
 from fairseq_resmlp.resmlp import ResMLPDecoder, ResMLPEncoder
 
@@ -38,10 +37,7 @@ class ResMLPModel(FairseqEncoderDecoderModel):
     def add_args(cls, parser) -> None:
         """Add the options to --help, each with its default in every architecture that changes it."""
         super().add_args(parser)
-        names = {f.name for f in fields(ResMLPConfig)}
-        for action in parser._actions:
-            if action.dest in names:
-                action.help = f"{action.help} ({describe_defaults(action.dest)})"
+        describe_defaults(parser, ResMLPConfig, ARCHITECTURES)
 
     @classmethod
     def build_model(cls, cfg: ResMLPConfig, task) -> "ResMLPModel":

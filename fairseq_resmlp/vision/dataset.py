@@ -1,5 +1,7 @@
 """Images of a split as batches for fairseq."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -137,15 +139,12 @@ class ImageDataset(FairseqDataset):
         return 1
 
 
-class seeded:
-    """Context in which torch's generator on the CPU has a seed of its own, made from several numbers."""
-
-    def __init__(self, *numbers: int):
-        self.seed = int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
-
-    def __enter__(self) -> None:
-        self.state = torch.random.get_rng_state()
-        torch.random.default_generator.manual_seed(self.seed)
-
-    def __exit__(self, *_: object) -> None:
-        torch.random.set_rng_state(self.state)
+@contextmanager
+def seeded(*numbers: int) -> Iterator[None]:
+    """Give torch's generator on the CPU a seed of its own inside the context, made from several numbers."""
+    state = torch.random.get_rng_state()
+    torch.random.default_generator.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1, np.uint32)[0]))
+    try:
+        yield
+    finally:
+        torch.random.set_rng_state(state)

@@ -14,7 +14,7 @@ from fairseq.models import register_model
 from fairseq.tasks import FairseqTask
 from torch import Tensor, nn
 
-from fairseq_resmlp.model.architectures import register_architectures
+from fairseq_resmlp.model.architectures import describe_defaults, register_architectures
 from fairseq_resmlp.modules.linear import linear
 from fairseq_resmlp.resmlp import NORMALIZATION, Aff, FeedForward, ResMLPEncoderLayer
 from fairseq_resmlp.vision.classifier import ImageClassifier, initialize_dense_
@@ -116,6 +116,12 @@ class ImageResMLPModel(ImageClassifier):
         self.pooling = POOLING[cfg.pooling](cfg)
         self.classifier = nn.Linear(cfg.embed_dim, classes)
         initialize_dense_(self, INIT_STD)
+
+    @classmethod
+    def add_args(cls, parser) -> None:
+        """Add the options to --help, each with its default in every architecture that changes it."""
+        super().add_args(parser)
+        describe_defaults(parser, ImageResMLPConfig, IMAGE_ARCHITECTURES)
 
     @classmethod
     def build_model(cls, cfg: ImageResMLPConfig, task: FairseqTask) -> "ImageResMLPModel":

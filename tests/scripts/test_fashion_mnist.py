@@ -81,5 +81,6 @@ def test_fairseq_knows_every_option_of_the_recipe_for_imagenet():
         *("--arch", "resmlp_s12", "--optimizer", "torch_lamb", "--lr-scheduler", "cosine"),
         *("--criterion", "label_smoothed_cross_entropy"),
     )
+    assert "default: 12; 24 in resmlp_s24, resmlp_b24, resmlp_b24_8; 36 in" in " ".join(done.stdout.split())
     options = set(re.findall(r"(?<!\S)--[a-z-]+", command))
     assert len(options) > 30 and options <= set(re.findall(r"--[a-z-]+", done.stdout))
