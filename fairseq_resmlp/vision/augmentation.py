@@ -90,9 +90,11 @@ class Augmentation:
         else:
             from kornia.augmentation import RandomCutMixV2
 
-            cutmix = RandomCutMixV2(beta=torch.tensor(self.cutmix), p=1.0, data_keys=["input", "class"])
+            keys, beta = ["input", "class"], torch.tensor(self.cutmix)
+            cutmix = RandomCutMixV2(beta=beta, p=1.0, data_keys=keys, use_correct_lambda=True)
             images, labels = cutmix(images, target)
-            _, other_target, share = labels[0].unbind(1)  # B each
+            _, other_target, kept = labels[0].unbind(1)  # B each
+            share = 1 - kept
         return images, torch.where(torch.rand(len(images)) < share, other_target.long(), target)
 
 
