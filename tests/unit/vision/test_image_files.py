@@ -108,11 +108,11 @@ def bad_files(directory):
     (directory / "text.jpg").write_text("not an image")
     (directory / "truncated.png").write_bytes(good[:60])
     (directory / "postscript.jpg").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 1 1\n")
-    Image.new("RGB", (4, 4)).save(directory / "icon.png", "ICO")  # a format that is not on the list
+    Image.new("RGB", (4, 4)).save(directory / "other.png", "SGI")  # a format that is not on the list
     Image.new("1", (20_000, 20_000)).save(directory / "huge.png")
     Image.fromarray(np.full((4, 4), 40_000, np.uint16)).save(directory / "deep.png")  # would be clipped
     os.mkfifo(directory / "pipe.png")  # not a file: ignored
-    return ["deep.png", "empty.png", "huge.png", "icon.png", "postscript.jpg", "text.jpg", "truncated.png"]
+    return ["deep.png", "empty.png", "huge.png", "other.png", "postscript.jpg", "text.jpg", "truncated.png"]
 
 
 def test_bad_images_are_named(tmp_path):
