@@ -197,6 +197,7 @@ IMAGES = {
     "layernorm": "LayerNorm in place of Aff (`--normalization layer`)",
     "patch-7": "7 x 7 patches (`--patch-size 7`)",
     "patch-14": "14 x 14 patches (`--patch-size 14`)",
+    "class-mlp": "class-MLP in place of the mean (`--pooling class_mlp`)",
     "convnet": "convolutional teacher (`convnet_tiny`)",
     "distilled": "the paper's layer, distilled from that teacher",
 }

@@ -18,3 +18,4 @@ for seed in 2 3; do
     train_and_test linear-$seed "${tiny[@]}" --seed $seed
     train_and_test none-$seed "${tiny[@]}" --token-mixing none --seed $seed
 done
+train_and_test class-mlp-1 "${tiny[@]}" --pooling class_mlp --seed 1
