@@ -22,14 +22,19 @@ __all__ = ["ResMLPModel"]
 __version__ = "0.2.0"
 
 # In this order: patches come first.
-_REGISTERED = ("criterions.fused_cross_entropy", "criterions.distillation", "model.registration")
+_REGISTERED = (
+    "criterions.fused_cross_entropy",
+    "criterions.distillation",
+    "model.registration",
+    "vision.lamb",
+    "vision.task",
+    "vision.image_resmlp",
+    "vision.convnet",
+)
 # The first import of any of these registers the plugin. All but the first import fairseq themselves, and registration
 # imports them: if it began in the middle of their import, it would find them partially initialized.
-_TRIGGERS = (
-    "fairseq",
-    "fairseq_cli",
-    *(f"{__name__}.{part}" for part in ("checkpoints", "criterions", "fairseq_patches", "model", "modules", "resmlp")),
-)
+_PARTS = ("checkpoints", "criterions", "fairseq_patches", "model", "modules", "resmlp", "vision")
+_TRIGGERS = ("fairseq", "fairseq_cli", *(f"{__name__}.{part}" for part in _PARTS))
 
 
 def __getattr__(name: str) -> Any:

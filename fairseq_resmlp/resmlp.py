@@ -30,6 +30,7 @@ from fairseq_resmlp.modules.cross_attention import CrossAttention, one_row_per_s
 from fairseq_resmlp.modules.incremental_state import IncrementalState
 from fairseq_resmlp.modules.linear import linear
 from fairseq_resmlp.modules.positional_embedding import PositionalEmbedding
+from fairseq_resmlp.modules.stochastic_depth import StochasticDepth
 from fairseq_resmlp.modules.token_mixing import TOKEN_MIXING, TokenMixing, register_token_mixing, resize
 
 EncoderOut = dict[str, list[Tensor]]
@@ -151,23 +152,30 @@ class FeedForward(nn.Module):
 
 
 class ResMLPEncoderLayer(nn.Module):
-    """Equations (2) and (3): token mixing, then channel mixing.
+    """Equations (2) and (3): token mixing, then channel mixing. It encodes sentences, and images (`vision`).
 
-    Shape: x is T x B x d, keep is T x B x 1 (1 at tokens, 0 at padding); the result is T x B x d.
+    Shape: x is T x B x d, keep is T x B x 1 (1 at tokens, 0 at padding) or None without padding; the result is
+    T x B x d.
+
+    Args:
+        cfg (ResMLPConfig): see `fairseq_resmlp.model.config`
+        post_alpha: initial alpha after each sublayer
+        stochastic_depth: probability in training that a sublayer skips a sentence or image
     """
 
-    def __init__(self, cfg):
+    def __init__(self, cfg, post_alpha: float = POST_ALPHA, stochastic_depth: float = 0.0):
         super().__init__()
         d, norm = cfg.encoder_embed_dim, NORMALIZATION[cfg.normalization]
-        self.mixing_pre, self.mixing_post = norm(d), Aff(d, POST_ALPHA)
+        self.mixing_pre, self.mixing_post = norm(d), Aff(d, post_alpha)
         self.mixing = TOKEN_MIXING[cfg.token_mixing](d, cfg.encoder_max_positions, False, cfg)
-        self.ffn_pre, self.ffn_post = norm(d), Aff(d, POST_ALPHA)
+        self.ffn_pre, self.ffn_post = norm(d), Aff(d, post_alpha)
         self.ffn = FeedForward(d, cfg.encoder_ffn_embed_dim, cfg)
         self.dropout = FairseqDropout(cfg.dropout, module_name=self.__class__.__name__)
+        self.stochastic_depth = StochasticDepth(stochastic_depth)
 
-    def forward(self, x: Tensor, keep: Tensor) -> Tensor:
-        x = x + self.dropout(self.mixing_post(self.mixing(self.mixing_pre(x), keep)))
-        return x + self.dropout(self.ffn_post(self.ffn(self.ffn_pre(x))))
+    def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
+        x = x + self.stochastic_depth(self.dropout(self.mixing_post(self.mixing(self.mixing_pre(x), keep))))
+        return x + self.stochastic_depth(self.dropout(self.ffn_post(self.ffn(self.ffn_pre(x)))))
 
 
 class ResMLPDecoderLayer(nn.Module):

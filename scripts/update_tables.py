@@ -15,6 +15,7 @@ as paths or glob patterns relative to the root of the repository:
     lengths FILE           BLEU by source length, from bleu_by_length.py
     scores FILE...         scores of evaluate.sh, from its scores.json files
     perplexity FILE        validation perplexity by epoch
+    images FILE            accuracy of image models, from examples/fashion-mnist/table.py
     preparation FILE...    time and memory of data preparation, from measure_preparation.py
     promises FILE TEST...  guarantees that the given test files verify, from pytest --promises
     speed FILE             speed ratios, from benchmark/bench.py
@@ -189,6 +190,40 @@ def perplexity(files) -> str:
         for run in runs
     ]
     return table(["options", *(f"epoch {i + 1}" for i in epochs)], rows)
+
+
+# Rows of the table of image models
+IMAGES = {
+    "linear": "the paper's layer, 4 x 4 patches (`resmlp_image_tiny`)",
+    "none": "A = 0 (`--token-mixing none`)",
+    "mlp": "two layers and a GELU in place of A (`--token-mixing mlp`)",
+    "layernorm": "LayerNorm in place of Aff (`--normalization layer`)",
+    "patch-7": "7 x 7 patches (`--patch-size 7`)",
+    "patch-14": "14 x 14 patches (`--patch-size 14`)",
+    "class-mlp": "class-MLP in place of the mean (`--pooling class_mlp`)",
+    "convnet": "convolutional teacher (`convnet_tiny`)",
+    "distilled": "the paper's layer, distilled from that teacher",
+}
+
+
+def images(files) -> str:
+    (file,) = files
+    results = read_json(file)
+    found = {row["name"]: row for row in results["rows"]}
+    rows = []
+    for name, label in IMAGES.items():
+        if name in found:
+            runs, parameters = found[name]["runs"], f"{found[name]['parameters']:,}"
+            values = [run["accuracy"] for run in runs]
+            deviation = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+            accuracy = f"{statistics.mean(values):.1f}{deviation}"
+            seconds = statistics.mean(run["cpu_seconds"] for run in runs)
+            rows.append([label, accuracy, len(runs), parameters, f"{seconds:.0f}"])
+    machine, versions = results["machine"], results["versions"]
+    return table(["model", "test accuracy in %", "seeds", "parameters", "CPU seconds of training"], rows) + caption(
+        f"Mean ± standard deviation over seeds. One thread of {machine['cpu']}, shared with other processes; torch "
+        f"{versions['torch']}, {results['date'][:10]}."
+    )
 
 
 def promises(files) -> str:
@@ -507,6 +542,7 @@ MAKE = {
     "lengths": lengths,
     "scores": scores,
     "perplexity": perplexity,
+    "images": images,
     "preparation": preparation,
     "promises": promises,
     "speed": speed,

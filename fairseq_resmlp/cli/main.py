@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from fairseq_resmlp import __version__
-from fairseq_resmlp.cli import data, environment, evaluation, export, server, training, translate
+from fairseq_resmlp.cli import data, environment, evaluation, export, server, training, translate, vision
 from fairseq_resmlp.common.errors import InputError
 from fairseq_resmlp.common.streams import open_closed_streams
 from fairseq_resmlp.common.threads import set_thread_environment
@@ -125,6 +125,6 @@ def main() -> None:
     """
 
 
-for module in (data, training, evaluation, export, translate, server, environment):
+for module in (data, training, evaluation, export, translate, server, vision, environment):
     for command in module.COMMANDS:
         main.add_command(command)

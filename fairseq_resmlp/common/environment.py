@@ -70,6 +70,7 @@ def environment_info(packages: Sequence[str]) -> dict[str, Any]:
 # What each optional dependency is for, and the modules that it consists of
 EXTRAS = {
     "server": ("fastapi", "python_multipart", "prometheus_client", "py3langid", "uvicorn"),
+    "vision": ("PIL", "kornia", "pytorch_optimizer"),
     "report": ("jinja2", "matplotlib", "tensorboard"),
     "reproduce": ("sacremoses", "tensorboardX"),
     "bench": ("ctranslate2",),

@@ -9,6 +9,7 @@ import glob
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from fairseq_resmlp.common.errors import InputError
 from fairseq_resmlp.common.model_files import CHECKPOINTS, find_model_files, matching_files
@@ -17,6 +18,7 @@ from fairseq_resmlp.common.sentencepiece_model import load_sentencepiece
 from fairseq_resmlp.common.unique_names import unique_names
 from fairseq_resmlp.evaluation.metrics import read_parallel
 from fairseq_resmlp.model import hub
+from fairseq_resmlp.vision.loading import classifies_images, load_image_model
 
 
 @dataclass
@@ -33,6 +35,14 @@ class RunDirectory:
     logs: list[str]  # text logs of fairseq-train
     scores: list[str]  # of fairseq-resmlp score --json
 
+    @cached_property
+    def is_of_images(self) -> bool:
+        """Whether the checkpoint is one of an image model. False if there is none, or if it cannot be loaded."""
+        try:
+            return self.checkpoint is not None and classifies_images(self.checkpoint)
+        except (InputError, OSError):
+            return False
+
     def load(self):
         """Return (options, task, model) as trained.
 
@@ -41,6 +51,8 @@ class RunDirectory:
         """
         if self.checkpoint is None:
             raise InputError(f"checkpoint not found in {self.path}: run scripts/train.sh or fairseq-train --save-dir")
+        if self.is_of_images:
+            return load_image_model(self.checkpoint)
         if self.dictionaries is None:
             raise InputError(
                 f"dict.*.txt not found in {self.path} or in data-bin next to it: copy them from the training's data-bin"

@@ -16,6 +16,7 @@ METRICS = {
     "loss": ("Loss, with label smoothing", "bits per target token", False),
     "ppl": ("Perplexity", "2^(bits per target token)", True),
     "bleu": ("BLEU on validation", "BLEU", False),
+    "accuracy": ("Accuracy", "percent of images", False),
     "lr": ("Learning rate", "learning rate", False),
     "gnorm": ("Gradient norm", "norm before clipping", True),
     "wps": ("Speed", "target tokens per second", False),

@@ -65,10 +65,13 @@ def patch_checkpoint_loading() -> None:
 
     @functools.wraps(load_in_training)
     def load_checkpoint(self, filename, *args, **kwargs):
-        def check_dictionaries(state, path):
-            check_hashes(state.get("task_state", {}).get(KEY), self.task.state.state_dict.get(KEY, {}))
+        def check_task(state, path):
+            stored = state.get("task_state", {})
+            check_hashes(stored.get(KEY), self.task.state.state_dict.get(KEY, {}))
+            if hasattr(self.task, "check_state"):  # a task of this plugin
+                self.task.check_state(stored)
 
-        before = checkpoint_file.extra_check.set(check_dictionaries)
+        before = checkpoint_file.extra_check.set(check_task)
         try:
             return load_in_training(self, filename, *args, **kwargs)
         except InputError as error:

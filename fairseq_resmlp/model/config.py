@@ -150,16 +150,6 @@ ARCHITECTURES: dict[str, dict[str, object]] = {
 }
 
 
-def describe_defaults(name: str) -> str:
-    """Return the defaults of an option for --help: "default: 6; 12 in resmlp_base_12, ..."."""
-    base = getattr(ResMLPConfig, name)
-    others: dict[object, list[str]] = {}
-    for arch, changes in ARCHITECTURES.items():
-        if changes.get(name, base) != base:
-            others.setdefault(changes[name], []).append(arch)
-    return "; ".join([f"default: {base}"] + [f"{value} in {', '.join(archs)}" for value, archs in others.items()])
-
-
 # The token mixings that an option applies to
 _APPLIES_TO = {
     "mixing_heads": ("linear", "toeplitz", "toeplitz_linear"),
@@ -190,7 +180,7 @@ def validate(cfg: ResMLPConfig, task) -> None:
         raise InputError(
             f"resmlp does not support {type(task).__name__}: it needs text to text; use --task translation"
         )
-    _check_ranges(cfg)
+    check_ranges(cfg, ResMLPConfig)
     _check_token_mixing(cfg)
     if cfg.decoder_embed_dim % cfg.decoder_attention_heads:
         raise InputError(
@@ -227,8 +217,17 @@ def check_criterion(name: str) -> None:
         )
 
 
-def _check_ranges(cfg: ResMLPConfig) -> None:
-    for option in fields(ResMLPConfig):
+def check_ranges(cfg: FairseqDataclass, kind: type[FairseqDataclass]) -> None:
+    """Check the numbers among the options of a model: sizes, probabilities named *dropout, and so on.
+
+    Args:
+        cfg: options
+        kind: the dataclass that declares them
+
+    Raises:
+        InputError: one is out of range
+    """
+    for option in fields(kind):
         if option.type in (int, float):
             # Sizes are at least 1, except that a stack may have no layers.
             value, least = getattr(cfg, option.name), int(option.type is int and not option.name.endswith("layers"))

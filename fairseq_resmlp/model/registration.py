@@ -2,10 +2,9 @@
 
 import logging
 import os
-from dataclasses import fields
 
 import torch
-from fairseq.models import FairseqEncoderDecoderModel, register_model, register_model_architecture
+from fairseq.models import FairseqEncoderDecoderModel, register_model
 from fairseq.models.transformer import Embedding
 from fairseq.tasks import FairseqTask
 from torch import Tensor
@@ -16,8 +15,9 @@ from fairseq_resmlp.common.sentencepiece_model import check_fits_dictionaries, l
 from fairseq_resmlp.fairseq_patches.data import explain_long_sentences, truncate_long_lines
 from fairseq_resmlp.fairseq_patches.divergence import DivergenceDetector
 from fairseq_resmlp.model import hub
+from fairseq_resmlp.model.architectures import describe_defaults, register_architectures
 from fairseq_resmlp.model.compilation import compile_in_training
-from fairseq_resmlp.model.config import ARCHITECTURES, ResMLPConfig, check_criterion, describe_defaults, validate
+from fairseq_resmlp.model.config import ARCHITECTURES, ResMLPConfig, check_criterion, validate
 from fairseq_resmlp.model.folding import fold_model_
 from fairseq_resmlp.resmlp import ResMLPDecoder, ResMLPEncoder
 
@@ -38,10 +38,7 @@ class ResMLPModel(FairseqEncoderDecoderModel):
     def add_args(cls, parser) -> None:
         """Add the options to --help, each with its default in every architecture that changes it."""
         super().add_args(parser)
-        names = {f.name for f in fields(ResMLPConfig)}
-        for action in parser._actions:
-            if action.dest in names:
-                action.help = f"{action.help} ({describe_defaults(action.dest)})"
+        describe_defaults(parser, ResMLPConfig, ARCHITECTURES)
 
     @classmethod
     def build_model(cls, cfg: ResMLPConfig, task) -> "ResMLPModel":
@@ -192,16 +189,4 @@ def _check_parts(task: FairseqTask) -> None:
     task.build_criterion, task.build_bpe = build_suitable_criterion, build_suitable_bpe
 
 
-def _register(arch: str, changes: dict[str, object]) -> None:
-    options = {option.name: getattr(ResMLPConfig, option.name) for option in fields(ResMLPConfig)}
-    options.update(changes)
-
-    @register_model_architecture("resmlp", arch)
-    def apply(args) -> None:
-        for name, value in options.items():
-            if getattr(args, name, None) is None:
-                setattr(args, name, value)
-
-
-for _arch, _changes in ARCHITECTURES.items():
-    _register(_arch, _changes)
+register_architectures("resmlp", ResMLPConfig, ARCHITECTURES)

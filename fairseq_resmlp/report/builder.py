@@ -18,7 +18,16 @@ from fairseq_resmlp.evaluation.run_directory import RunDirectory, find_runs
 from fairseq_resmlp.evaluation.training_log import Curves, read_training_log
 from fairseq_resmlp.report import summary
 from fairseq_resmlp.report.plots import MAX_ALIGNED
-from fairseq_resmlp.report.sections import Log, Section, Table, run_sections, scores_section, to_json, training_section
+from fairseq_resmlp.report.sections import (
+    Log,
+    Section,
+    Table,
+    image_sections,
+    run_sections,
+    scores_section,
+    to_json,
+    training_section,
+)
 
 PALETTE = Path(common.__file__).with_name("palette.css")
 
@@ -53,13 +62,16 @@ def build_report(directories: Sequence[str], out: str, sentences: int, with_prun
         except (InputError, OSError) as error:
             sections.append(Section(f"{run.name}: model", missing=[str(error)]))
         else:
-            found, measured = run_sections(run, loaded, sentences, with_pruning, log)
-            sections += found
-            own += measured
+            if run.is_of_images:
+                sections += image_sections(run, loaded)
+            else:
+                found, measured = run_sections(run, loaded, sentences, with_pruning, log)
+                sections += found
+                own += measured
             model = loaded[-1]
         rows.append((own, summary.summary_row(run, curves.get(run.name, {}), model, own)))
     final.rows = [score for own, _ in rows for score in own]
-    first = Table("summary.table", "One row per run", summary.HEAD, [row for _, row in rows])
+    first = Table("summary.table", "One row per run", *summary.used_columns([row for _, row in rows]))
     sections.insert(0, Section("Summary", tables=[first]))
     for section in sections:
         _write_files(out, section)

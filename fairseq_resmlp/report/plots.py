@@ -156,6 +156,33 @@ def interaction_map(layer: str, heads: list[Mixing]) -> Figure:
 
 
 @styled
+def patch_rows(mixing: Mixing) -> Figure:
+    """Draw the rows of A of an image model as images (Figures 2 and B.1 of the paper).
+
+    The image at each place of the grid has the weights with which the patch at that place reads from every patch.
+    """
+    A, side = mixing.A, math.isqrt(len(mixing.A))
+    largest = np.abs(A).max() or 1.0
+    figure, axes = _figure(f"Rows of A as images, {mixing.name}")
+    # Rows and columns of the output patch outside, those of the input patch inside
+    mosaic = A.reshape(side, side, side, side).transpose(0, 2, 1, 3).reshape(side**2, side**2)
+    edges = (0.5, side + 0.5)
+    image = axes.imshow(mosaic, cmap=WEIGHTS, vmin=-largest, vmax=largest, extent=(*edges, *edges[::-1]))
+    axes.grid(False)
+    i, j = np.nonzero(-SMALL * largest > mosaic)
+    size = 0.6 * 72 * 2.9 / side**2  # points, most of a cell
+    axes.scatter(0.5 + (j + 0.5) / side, 0.5 + (i + 0.5) / side, size**2, "k", marker="_", linewidths=size / 6)
+    for edge in np.arange(1.5, side):
+        axes.axhline(edge, color="k", linewidth=0.6)
+        axes.axvline(edge, color="k", linewidth=0.6)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(8, integer=True))
+    axes.set(xlabel="column of the output patch", ylabel="row of the output patch")
+    figure.colorbar(image, label=f"weight A[i, j] (dash: below −{SMALL:.0%} of the largest)", shrink=0.85)
+    return figure
+
+
+@styled
 def rows(mixing: Mixing) -> Figure:
     """Draw the rows of A of a few output positions as curves."""
     figure, axes = _figure(f"Rows of A, {mixing.name}")

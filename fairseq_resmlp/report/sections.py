@@ -36,6 +36,11 @@ ABOUT = {
         convolution has one weight per offset. The table and the plots give the share of the energy of A, the sum of
         its squares, that the closest convolution explains: over all visited positions, and over the first n. For
         layers with several heads, the values are means over the heads.""",
+    "patches": """
+        Row i of A contains the weights with which patch i reads from every patch. The plots show each row as an image,
+        at the place of its patch. The table gives the share of the energy of A, the sum of its squares, that one weight
+        per two-dimensional offset between patches explains, as in a convolution, and the share that one row for all
+        patches explains. Of a matrix of independent random entries, they would explain {offsets} and {row}.""",
     "sparsity": """
         The share of entries smaller in magnitude than 5% of the largest entry of their matrix, as in Figures 3 and B.2
         of the paper. For A, it is given over the positions that training visited and over all N x N entries,
@@ -118,7 +123,7 @@ def scores_section(runs: Sequence[RunDirectory]) -> Section:
     section = Section("Scores", ABOUT["scores"].format(beam=BEAM))
     rows = []
     for run in runs:
-        if not run.scores:
+        if not run.scores and not run.is_of_images:
             section.missing.append(
                 f"{run.name} has no scores.json: run scripts/evaluate.sh, or fairseq-resmlp score --json "
                 f"{os.path.join(run.path, 'test', 'scores.json')}"
@@ -143,8 +148,9 @@ def training_section(curves: dict[str, Curves], missing: Sequence[str]) -> Secti
         missing: reasons why those of other runs are missing
     """
     section = Section("Training", missing=[*missing])
+    of_images = any("accuracy" in metrics for by_split in curves.values() for metrics in by_split.values())
     for metric, (title, unit, logarithmic) in METRICS.items():
-        splits = ("train", "valid") if metric in ("loss", "ppl", "bleu") else ("train",)
+        splits = ("train", "valid") if metric in ("loss", "ppl", "bleu", "accuracy") else ("train",)
         lines = {
             name: [
                 (plots.shorten(name) + (", validation" if split == "valid" else ""), *by_split[split][metric])
@@ -157,7 +163,7 @@ def training_section(curves: dict[str, Curves], missing: Sequence[str]) -> Secti
             figure = plots.training_curve(title, unit, lines, logarithmic)
             numbers = [dict(zip(("run", "updates", "values"), line)) for run in lines.values() for line in run]
             section.plots.append(_plot(None, f"training.{metric}", figure, {"lines": numbers}))
-        elif curves:
+        elif curves and metric != "accuracy" and not (metric == "bleu" and of_images):
             hint = ": train with --eval-bleu" if metric == "bleu" else ""
             section.missing.append(f"{title} not found in any training log{hint}")
     return section
@@ -198,6 +204,39 @@ def run_sections(
             pruning.missing = ["not requested (--no-pruning)"]
     weights = [mixing_section(run, model, median), sparsity_section(run, model), scales_section(run, model)]
     return [*weights, pruning, samples], rows
+
+
+def image_sections(run: RunDirectory, loaded: tuple[Any, Any, nn.Module]) -> list[Section]:
+    """Return the sections on one image model.
+
+    Args:
+        loaded: options, task and model, from `RunDirectory.load`
+    """
+    cfg, _, model = loaded
+    sections = [patches_section(run, model)]
+    if statistics.stacks(model):
+        sections += [sparsity_section(run, model), scales_section(run, model, cfg.model.post_alpha)]
+    return sections
+
+
+def patches_section(run: RunDirectory, model: nn.Module) -> Section:
+    """Show the mixing matrices A of an image model."""
+    section = Section(f"{run.name}: token mixing")
+    matrices = statistics.mixings(model)
+    if not matrices:
+        section.missing.append("the layers of this model have no matrix A (see --token-mixing)")
+        return section
+    N = len(matrices[0].A)
+    noise = {"offsets": _percent(statistics.grid_share_of_noise(N)), "row": _percent(1 / N)}
+    section.about = ABOUT["patches"].format(**noise)
+    rows = []
+    for mixing in matrices:
+        shares = statistics.grid_convolution_share(mixing.A), statistics.mean_row_share(mixing.A)
+        rows.append([mixing.name, *map(_percent, shares)])
+        section.plots.append(_plot(run, f"patches.{mixing.name}", plots.patch_rows(mixing), {"A": mixing.A}))
+    head = ["layer", "energy explained by one weight per offset", "energy explained by one row for all patches"]
+    section.tables.append(Table(_file_name(run, "layers"), "Matrix A by layer", head, rows))
+    return section
 
 
 def mixing_section(run: RunDirectory, model: nn.Module, median: dict[str, int]) -> Section:
@@ -266,11 +305,15 @@ def sparsity_section(run: RunDirectory, model: nn.Module) -> Section:
     return section
 
 
-def scales_section(run: RunDirectory, model: nn.Module) -> Section:
-    """Show the magnitude of alpha before and after each sublayer."""
+def scales_section(run: RunDirectory, model: nn.Module, post_alpha: float = POST_ALPHA) -> Section:
+    """Show the magnitude of alpha before and after each sublayer.
+
+    Args:
+        post_alpha: initial value after each sublayer
+    """
     section = Section(f"{run.name}: scales", ABOUT["scales"])
     medians: dict[tuple[str, str], dict[str, str]] = {}
-    for place, initial in (("post", POST_ALPHA), ("pre", 1.0)):
+    for place, initial in (("post", post_alpha), ("pre", 1.0)):
         alphas = [scale for scale in statistics.scales(model) if scale.place == place]
         numbers = {"scales": alphas, "start": initial}
         section.plots.append(_plot(run, f"scales.{place}", plots.scales(alphas, initial), numbers))

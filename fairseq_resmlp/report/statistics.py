@@ -10,6 +10,7 @@ and column j an input position. Both count from 0. L is the number of positions 
     ...     print(mixing.name, mixing.L, statistics.convolution_share(mixing.visited))
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -52,11 +53,15 @@ class Mixing:
         return self.A[: self.L, : self.L]
 
 
+def stacks(model: nn.Module) -> list[tuple[str, Any]]:
+    """Return the stacks of layers of a model by name: encoder and decoder, the encoder of an image model, or none."""
+    return [(name, getattr(model, name)) for name in ("encoder", "decoder") if hasattr(model, name)]
+
+
 def mixings(model: nn.Module) -> list[Mixing]:
     """Return the mixing matrices of a model, encoder first. Layers that mix tokens without a matrix are skipped."""
     found = []
-    for stack in ("encoder", "decoder"):
-        side = getattr(model, stack)
+    for stack, side in stacks(model):
         for number, layer in enumerate(side.layers, 1):
             matrices = _matrices(layer.mixing, side.N)
             for head, A in enumerate(matrices, 1):
@@ -127,6 +132,37 @@ def convolution_share(A: np.ndarray) -> float:
     return explained / energy if energy else float("nan")
 
 
+def grid_convolution_share(A: np.ndarray) -> float:
+    """Return `convolution_share` for patches: the share that one weight per two-dimensional offset explains.
+
+    Args:
+        A: N x N, for a square grid of N patches, row by row
+    """
+    energy, side = float((A**2).sum()), math.isqrt(len(A))
+    row, column = np.divmod(np.arange(len(A)), side)
+    offset = (2 * side - 1) * np.subtract.outer(row, row) + np.subtract.outer(column, column)  # N x N, one number each
+    _, group, count = np.unique(offset, return_inverse=True, return_counts=True)
+    sums = np.bincount(group.ravel(), A.ravel())
+    return float((sums**2 / count).sum()) / energy if energy else float("nan")
+
+
+def mean_row_share(A: np.ndarray) -> float:
+    """Return the share of the energy of A (N x N) that one row for all output positions explains: their mean.
+
+    It is 1 if every position reads the same, and 1 / N is expected of independent entries with mean 0.
+    """
+    energy = float((A**2).sum())
+    return len(A) * float((A.mean(0) ** 2).sum()) / energy if energy else float("nan")
+
+
+def grid_share_of_noise(N: int) -> float:
+    """Return the expected `grid_convolution_share` of a matrix of independent entries with mean 0.
+
+    It is the number of offsets divided by that of entries.
+    """
+    return (2 * math.isqrt(N) - 1) ** 2 / N**2
+
+
 def convolution_by_length(A: np.ndarray) -> np.ndarray:
     """Return `convolution_share` of the first n positions, A[:n, :n], for each n from 2 to L. Shape: L - 1."""
     return np.array([convolution_share(A[:n, :n]) for n in range(2, len(A) + 1)])
@@ -171,8 +207,8 @@ def sparsities(model: nn.Module) -> list[LayerSparsity]:
     """Return the quantities of Figures 3 and B.2 per layer, encoder first. The values of A are means over the heads."""
     layers = by_layer(mixings(model))
     found = []
-    for stack in ("encoder", "decoder"):
-        for number, layer in enumerate(getattr(model, stack).layers, 1):
+    for stack, side in stacks(model):
+        for number, layer in enumerate(side.layers, 1):
             own = layers.get((stack, number), [])
             A_visited = float(np.mean([sparsity(m.visited, m.causal) for m in own])) if own else None
             A_all = float(np.mean([sparsity(m.A, m.causal) for m in own])) if own else None
@@ -197,8 +233,8 @@ class Scale(NamedTuple):
 def scales(model: nn.Module) -> list[Scale]:
     """Return the learned scales of every Aff or LayerNorm in the layers, encoder first."""
     found = []
-    for stack in ("encoder", "decoder"):
-        for number, layer in enumerate(getattr(model, stack).layers, 1):
+    for stack, side in stacks(model):
+        for number, layer in enumerate(side.layers, 1):
             for name, module in layer.named_children():
                 sublayer, _, place = name.rpartition("_")
                 if place in ("pre", "post"):

@@ -8,7 +8,8 @@ from torch import nn
 from fairseq_resmlp.evaluation.run_directory import RunDirectory
 from fairseq_resmlp.evaluation.training_log import Curves
 
-HEAD = ["run", "corpus", "parameters", "best validation perplexity", "BLEU", "updates"]
+ACCURACY = "best validation accuracy"
+HEAD = ["run", "corpus", "parameters", ACCURACY, "best validation perplexity", "BLEU", "updates"]
 
 
 def summary_row(
@@ -22,16 +23,24 @@ def summary_row(
         scores: its rows of the table of scores, those of scores.json before those that the report measured
     """
     _, perplexities = curves.get("valid", {}).get("ppl", ([], []))
+    _, accuracies = curves.get("valid", {}).get("accuracy", ([], []))
     updates = [step for metrics in curves.values() for steps, _ in metrics.values() for step in steps]
     bleu = next((f"{value}, {test}" for _, test, name, value, _ in scores if name == "sacreBLEU"), "")
     return [
         run.name,
         _corpus(run),
         f"{sum(weight.numel() for weight in model.parameters()):,}" if model else "",
+        f"{max(accuracies):.1f}%" if accuracies else "",
         f"{min(perplexities):.2f}" if perplexities else "",
         bleu,
         f"{max(updates):,}" if updates else "",
     ]
+
+
+def used_columns(rows: Sequence[Sequence[str]]) -> tuple[list[str], list[list[str]]]:
+    """Return `HEAD` and the rows, without the column of accuracy if no run has one."""
+    kept = [i for i, name in enumerate(HEAD) if name != ACCURACY or any(row[i] for row in rows)]
+    return [HEAD[i] for i in kept], [[row[i] for i in kept] for row in rows]
 
 
 def _corpus(run: RunDirectory) -> str:

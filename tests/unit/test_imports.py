@@ -39,6 +39,8 @@ from fairseq_cli import interactive, train
 
 import fairseq_resmlp
 
+assert ARCH_MODEL_REGISTRY["resmlp_s12"] is MODEL_REGISTRY["image_resmlp"]
+assert not {"PIL", "kornia", "pytorch_optimizer"} & set(sys.modules), "only image tasks need them"
 assert ARCH_MODEL_REGISTRY["resmlp_base"] is MODEL_REGISTRY["resmlp"] is fairseq_resmlp.ResMLPModel
 assert {"fused_label_smoothed_cross_entropy", "label_smoothed_cross_entropy_with_teacher"} <= set(CRITERION_REGISTRY)
 patched = checkpoint_utils.load_checkpoint_to_cpu.__wrapped__  # AttributeError: not patched
@@ -77,6 +79,7 @@ def test_importing_the_package_loads_neither_torch_nor_fairseq():
         "import fairseq_resmlp.modules.linear",
         "import fairseq_resmlp.checkpoints.safe_loading",
         "import fairseq_resmlp.fairseq_patches.data",
+        "import fairseq_resmlp.vision.task",
         "import fairseq_resmlp.model.config",
         "import fairseq_resmlp.criterions.distillation",
         "import fairseq_resmlp.inference, importlib.util; assert importlib.util.find_spec('fairseq'); import fairseq",
