@@ -225,6 +225,8 @@ def measure_training(plan: Plan) -> Iterator[Result]:
         "ResMLP, LayerNorm": (RESMLP, FAIRSEQ_CRITERION, "--normalization layer"),
         "Transformer": (TRANSFORMER, FAIRSEQ_CRITERION, ""),
     }
+    if plan.device == "cuda":  # compilation takes minutes on a CPU
+        models["ResMLP, Aff, compiled"] = (RESMLP, FAIRSEQ_CRITERION, "--compile")
     precisions = plan.precisions[1:]
     for tokens, precision, (name, (arch, criterion, options)) in itertools.product(
         plan.tokens, precisions, models.items()
@@ -232,6 +234,7 @@ def measure_training(plan: Plan) -> Iterator[Result]:
         settings = replace(plan.settings, resmlp=options)
         sample = systems.make_batch(tokens // LENGTH, LENGTH, settings)
         trainer = systems.make_trainer(arch, settings, criterion, precision)
+        trainer.task.begin_epoch(1, trainer.get_model())  # compiles
         if plan.device == "cuda":
             torch.cuda.reset_peak_memory_stats()
         rate = per_second(partial(trainer.train_step, [sample]), sample["ntokens"], settings)
