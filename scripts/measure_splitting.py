@@ -4,7 +4,7 @@
 
 Neighbouring lines of the text are joined with a space. The reference point is the translation of each line by itself,
 joined in the same way afterwards. The end of a line without a full stop, "!" or "?" cannot be found once lines are
-joined. Therefore, the measurement is repeated without these lines.
+joined. Therefore, the measurement is repeated without these lines. --joined 1 2 4 also measures single lines.
 """
 
 import argparse
@@ -25,6 +25,7 @@ def main() -> None:
     parser.add_argument("--reference", type=Path, required=True, help="its translation")
     parser.add_argument("--json", type=Path, required=True, help="output file")
     parser.add_argument("--joined", type=int, nargs="+", default=[2, 4], help="lines to join (default: %(default)s)")
+    parser.add_argument("--label", help="how the model was trained, for a table of several")
     args = parser.parse_args()
     sources, references = (path.read_text(encoding="utf-8").split("\n")[:-1] for path in (args.source, args.reference))
     if len(sources) != len(references):
@@ -43,7 +44,8 @@ def main() -> None:
             found = {"one by one": separately, "split": translate(source, True), "not split": translate(source)}
             bleu = {way: sacrebleu.corpus_bleu(text, [reference]).score for way, text in found.items()}
             rows.append({"lines": name, "joined": count, "count": len(source), "bleu": bleu})
-    about = {"text": args.source.stem, "languages": "-".join(translator.languages)}
+    label = {"label": args.label} if args.label else {}
+    about = {**label, "text": args.source.stem, "languages": "-".join(translator.languages)}
     about |= environment_info(["torch", "sacrebleu"])
     del about["command"]  # with paths of this machine
     args.json.write_text(json.dumps({**about, "rows": rows}, indent=1) + "\n")
