@@ -25,7 +25,7 @@ as paths or glob patterns relative to the root of the repository:
     kernel-times FILE      time of Aff and of a compiled training step, from benchmark/kernels.py
     serve FILE             load test of the server, from benchmark/serve_load.py
     splitting FILE...      BLEU of joined lines, from measure_splitting.py
-    joining FILE...        BLEU of joined lines as they are, by training text, from measure_splitting.py --label
+    joining FILE...        BLEU of joined lines by training text, from measure_splitting.py --label
     gpu FILE               check of a GPU, from benchmark/gpu_check.py
     threads FILE           time by number of threads and waiting policy, from benchmark/threads.py
     report FILE            table of fairseq-resmlp report
@@ -460,19 +460,23 @@ def splitting(files) -> str:
 
 
 def joining(files) -> str:
-    """Return BLEU of single and of joined lines that are not split, for models with other training text."""
+    """Return BLEU of single and of joined lines, as they are and split, for models with other training text."""
     measured = [read_json(file) for file in files]
-
-    def cells(found):
-        rows = [row for row in found["rows"] if row["lines"] == "all lines"]
-        return [found["label"], *(f"{row['bleu']['not split']:.1f}" for row in rows)]
-
+    columns = [
+        (
+            "single lines" if row["joined"] == 1 else f"{row['joined']} joined{', split' if way == 'split' else ''}",
+            i,
+            way,
+        )
+        for i, row in enumerate(measured[0]["rows"])
+        for way in ("not split", "split")
+        if row["lines"] == "all lines" and (row["joined"] > 1 or way == "not split")
+    ]
+    rows = [[found["label"], *(f"{found['rows'][i]['bleu'][way]:.1f}" for _, i, way in columns)] for found in measured]
     about = measured[0]
-    counts = [row["joined"] for row in about["rows"] if row["lines"] == "all lines"]
-    head = ["training text", *("single lines" if count == 1 else f"{count} lines joined" for count in counts)]
     versions = f"torch {about['versions']['torch']}, {about['date'][:10]}"
-    text = f"sacreBLEU on {about['text']}, {about['languages']}, without --split-sentences"
-    return table(head, map(cells, measured)) + caption(f"{text}. {about['machine']['cpu']}, {versions}.")
+    text = caption(f"sacreBLEU on {about['text']}, {about['languages']}. {about['machine']['cpu']}, {versions}.")
+    return table(["training text", *(name for name, _, _ in columns)], rows) + text
 
 
 def gpu(files) -> str:
