@@ -130,6 +130,7 @@ def test_prefix_is_kept(trained):
         assert text.split()[:1] == targets[index].split()[:1]
 
 
+@pytest.mark.slow
 def test_an_ensemble_of_equal_models_is_that_model_and_of_different_models_is_neither(trained):
     def scores(*names):
         path = ":".join(str(trained / "checkpoints" / name) for name in names)

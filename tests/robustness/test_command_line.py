@@ -76,10 +76,11 @@ COMMANDS = {
         *("--threads", "N:1", "--device", "DEVICE:cpu"),
     ],
     "serve": ["MODEL:odd", "--port", "N:0", "--beam", "N:1", "--threads", "N:1"],
+    "convert": ["IN:golden/model.pt", "OUT:new", "--to", "TEXT:deit"],
     "doctor": [],
 }
 
-NEED_FAIRSEQ = {"average", "score", "report", "export"}
+NEED_FAIRSEQ = {"average", "score", "report", "export", "convert"}
 FEWEST = 5  # examples per command
 WITHOUT_FAIRSEQ = [
     *("data.corpus", "data.download", "data.sentencepiece_files", "data.shortlist_learning"),

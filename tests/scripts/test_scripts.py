@@ -269,6 +269,7 @@ def test_training_can_be_extended_and_logged_more_often(reproduced, corpus, tmp_
     run(SCRIPTS / "train.sh", corpus, "--out", out, "--", "--max-update", "30")
 
 
+@pytest.mark.slow
 def test_results_of_other_generation_options_are_replaced(reproduced, corpus):
     copy = reproduced[0].with_name("another search")
     shutil.copytree(reproduced[0], copy)
@@ -535,6 +536,7 @@ def test_distillation_trains_on_the_translations_of_the_teacher(reproduced, corp
         assert (out / "distilled" / part).read_bytes() == (out / part).read_bytes()
 
 
+@pytest.mark.slow
 def test_seeds_are_averaged_and_compared_seed_by_seed(tmp_path):
     def make_run(name, seed, words):
         """Write a run directory; every second translation is cut to its first `words` words."""

@@ -330,6 +330,7 @@ def test_the_loss_of_a_dummy_batch_can_be_ignored():
     assert all((p.grad == 0).all() for p in model.parameters())
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(toy, tmp_path):
     options = with_fused(train_options(toy / "data-bin", tmp_path / "one"))
     # Without tied embeddings, the weight of the output layer is used only outside of the wrapped forward.
