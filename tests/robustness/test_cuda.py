@@ -124,7 +124,7 @@ def test_amp_recovers_from_a_spike_as_float32_does(toy, tmp_path):
     with pretended_cuda(), observed_training() as cuda:
         train(*arguments, "--amp", cpu=False, kill_at=43, no_save=True)
     for losses in (cpu["losses"], cuda["losses"]):
-        assert len(losses) == 42 and max(losses.values()) > 1e5 and losses[42] < 1e3  # bits per token
+        assert len(losses) == 42 and 1e5 < max(losses.values()) > 100 * losses[42]  # bits per token
 
 
 def test_amp_stops_with_advice_if_an_update_is_impossible(toy, tmp_path, monkeypatch):
