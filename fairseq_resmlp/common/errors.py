@@ -1,8 +1,31 @@
 """Errors that users can fix, reported in one line with cause and remedy."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class InputError(ValueError):
     """Invalid input or options. Commands print the message without a traceback."""
+
+
+def first_difference(error: RuntimeError) -> str:
+    """Return the first difference that torch reports when parameters do not fit a model."""
+    return (str(error).splitlines()[1:] or [str(error)])[0].strip()
+
+
+@contextmanager
+def explain_other_model(also: str) -> Iterator[None]:
+    """Report in one line that the parameters loaded inside the context belong to another model.
+
+    Args:
+        also: what has to be that of the checkpoint, in addition to its options
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        raise InputError(
+            f"the checkpoint belongs to another model: {first_difference(error)[:300]} (use its own options and {also})"
+        ) from error
 
 
 def too_long_message(length: int, N: int, side: str, stack: str) -> str:

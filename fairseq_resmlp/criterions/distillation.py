@@ -28,7 +28,7 @@ from fairseq.logging import metrics
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fairseq_resmlp.common.errors import InputError
+from fairseq_resmlp.common.errors import InputError, first_difference
 
 
 @dataclass
@@ -163,8 +163,9 @@ class LabelSmoothedCrossEntropyWithTeacher(LabelSmoothedCrossEntropyCriterion):
         except InputError as error:
             raise InputError(f"--teacher {self.teacher}: {error}") from error
         except RuntimeError as error:  # shapes of fairseq's own models that do not match
-            difference = (str(error).splitlines()[1:] or [str(error)])[0].strip()
-            raise InputError(f"--teacher {self.teacher} was trained with other dictionaries: {difference}") from error
+            raise InputError(
+                f"--teacher {self.teacher} was trained with other dictionaries: {first_difference(error)}"
+            ) from error
         finally:
             torch.random.set_rng_state(state)
         for teacher in teachers:

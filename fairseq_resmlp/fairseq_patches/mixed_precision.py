@@ -25,8 +25,7 @@ def fix_amp_double_unscaling() -> None:
 
     def step(self):
         self.scaler.step(self.optimizer)
-        # A lower scale does not help if activations are infinite.
-        self.scaler.update(self.min_loss_scale if getattr(self, "is_at_minimum", False) else None)
+        self.scaler.update()
 
     AMPOptimizer.step = step
 
@@ -41,7 +40,7 @@ def repeat_overflows_in_float32() -> None:
     fairseq also counts the repetitions of different batches together.
     """
     trainer_step, task_step = Trainer.train_step, FairseqTask.train_step
-    clip_grad_norm = AMPOptimizer.clip_grad_norm
+    clip_grad_norm, step = AMPOptimizer.clip_grad_norm, AMPOptimizer.step
 
     @functools.wraps(trainer_step)
     def repeat_in_float32(self, samples, *args, **kwargs):
@@ -81,5 +80,11 @@ def repeat_overflows_in_float32() -> None:
             raise FloatingPointError("gradients are Nan/Inf")  # fairseq's words in float32
         return norm
 
+    @functools.wraps(step)
+    def step_above_minimum(self):
+        step(self)
+        if self.is_at_minimum:  # a lower scale does not help if activations are infinite
+            self.scaler.update(self.min_loss_scale)
+
     Trainer.train_step, FairseqTask.train_step = repeat_in_float32, step_in_float32
-    AMPOptimizer.clip_grad_norm = clip_finite_grad_norm
+    AMPOptimizer.clip_grad_norm, AMPOptimizer.step = clip_finite_grad_norm, step_above_minimum

@@ -10,7 +10,7 @@ from fairseq.tasks import FairseqTask
 from torch import Tensor
 
 from fairseq_resmlp.checkpoints.dictionary_hash import KEY, check_hashes, dictionary_hashes, pop_hashes
-from fairseq_resmlp.common.errors import InputError
+from fairseq_resmlp.common.errors import explain_other_model
 from fairseq_resmlp.common.sentencepiece_model import check_fits_dictionaries, load_sentencepiece
 from fairseq_resmlp.fairseq_patches.data import explain_long_sentences, truncate_long_lines
 from fairseq_resmlp.fairseq_patches.divergence import DivergenceDetector
@@ -117,13 +117,8 @@ class ResMLPModel(FairseqEncoderDecoderModel):
         Raises:
             InputError: they belong to another model
         """
-        try:
+        with explain_other_model("dictionaries"):
             return super().load_state_dict(state_dict, *args, **kwargs)
-        except RuntimeError as error:
-            difference = (str(error).splitlines()[1:] or [str(error)])[0].strip()
-            raise InputError(
-                f"the checkpoint belongs to another model: {difference[:300]} (use its own options and dictionaries)"
-            ) from error
 
     # The base class's method calls super(), which TorchScript does not support.
     @torch.jit.export

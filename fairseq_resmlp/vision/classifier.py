@@ -6,7 +6,7 @@ from fairseq.models import BaseFairseqModel
 from fairseq.tasks import FairseqTask
 from torch import Tensor, nn
 
-from fairseq_resmlp.common.errors import InputError
+from fairseq_resmlp.common.errors import InputError, explain_other_model
 
 CHANNELS = (1, 3)  # grayscale or RGB
 
@@ -69,13 +69,8 @@ class ImageClassifier(BaseFairseqModel):
         Raises:
             InputError: they belong to another model
         """
-        try:
+        with explain_other_model("classes"):
             return super().load_state_dict(state_dict, *args, **kwargs)
-        except RuntimeError as error:
-            difference = (str(error).splitlines()[1:] or [str(error)])[0].strip()
-            raise InputError(
-                f"the checkpoint belongs to another model: {difference[:300]} (use its own options and classes)"
-            ) from error
 
 
 def initialize_dense_(model: nn.Module, std: float) -> None:

@@ -25,8 +25,8 @@ import torch
 from fairseq.logging import metrics
 
 import systems
+from bench import Benchmark
 from fairseq_resmlp.checkpoints.checkpoint_file import read_checkpoint
-from fairseq_resmlp.cli.main import one_line_errors
 from fairseq_resmlp.common.atomic_write import atomic_write
 from fairseq_resmlp.common.environment import environment_info
 from fairseq_resmlp.common.errors import InputError
@@ -275,15 +275,7 @@ def per_second(run: Callable[[], object], count: int, settings: Settings) -> flo
     return calls * count / (time.perf_counter() - start)
 
 
-class Command(click.Command):
-    """A command that reports what users can fix in one line."""
-
-    def invoke(self, context: click.Context) -> Any:
-        with one_line_errors():
-            return super().invoke(context)
-
-
-@click.command(cls=Command)
+@click.command(cls=Benchmark)
 @click.option("--out", default=str(ROOT / "docs/measured/gpu.json"), type=click.Path(dir_okay=False))
 @click.option("--device", default="cuda", type=click.Choice(["cpu", "cuda"]), show_default=True)
 @click.option("--quick", is_flag=True, help="Tiny models, for tests.")

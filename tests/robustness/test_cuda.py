@@ -118,13 +118,13 @@ def test_amp_makes_every_update_if_activations_exceed_float16(toy, tmp_path, mon
 
 @pytest.mark.slow
 def test_amp_recovers_from_a_spike_as_float32_does(toy, tmp_path):
-    arguments = (toy / "data-bin", tmp_path, "--lr", "1", "--disable-validation")
+    arguments = (toy / "data-bin", tmp_path, "--lr", "0.8", "--disable-validation")
     with observed_training() as cpu:
         train(*arguments, kill_at=43, no_save=True)
     with pretended_cuda(), observed_training() as cuda:
         train(*arguments, "--amp", cpu=False, kill_at=43, no_save=True)
     for losses in (cpu["losses"], cuda["losses"]):
-        assert len(losses) == 42 and 1e5 < max(losses.values()) > 100 * losses[42]  # bits per token
+        assert len(losses) == 42 and 1e3 < max(losses.values()) > 100 * losses[42]  # bits per token
 
 
 def test_amp_stops_with_advice_if_an_update_is_impossible(toy, tmp_path, monkeypatch):

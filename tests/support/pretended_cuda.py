@@ -393,8 +393,8 @@ TORCH_CUDA = {
 @contextlib.contextmanager
 def pretended_cuda() -> Iterator[Observations]:
     """Pretend that the machine has one CUDA device."""
-    private = ("_make_subclass",), ("_C", "DisableTorchFunctionSubclass"), ("_C", "_ExcludeDispatchKeyGuard")
-    if not hasattr(Tensor, private[0][0]) or not all(hasattr(torch._C, name) for _, name in private[1:]):
+    private = "DisableTorchFunctionSubclass", "_ExcludeDispatchKeyGuard"
+    if not hasattr(Tensor, "_make_subclass") or not all(hasattr(torch._C, name) for name in private):
         pytest.skip("this version of torch lacks the private names that a pretended device needs")
     SEEN.clear()
     swap = torch.__future__.get_swap_module_params_on_conversion()
