@@ -32,13 +32,15 @@ UPDATES = 7  # of one epoch of `toy`; two batches of validation follow
 
 @contextmanager
 def observed_training():
-    """Collect the losses by update, and the optimizer's state, of training runs inside the block."""
+    """Collect the losses by update, the optimizer's state and the loss scale of training runs inside the block."""
     train_step, seen = Trainer.train_step, {"losses": {}, "sums": set()}
 
     def step(self, samples, *args, **kwargs):
         logged = train_step(self, samples, *args, **kwargs)
         seen["losses"][self.get_num_updates()] = logged["loss"]
         optimizer = getattr(self.optimizer, "fp32_optimizer", self.optimizer).optimizer
+        if self.cfg.common.amp:
+            seen["scale"] = self.optimizer.scaler._scale  # get_scale would wait for the device
         seen["sums"] |= {state["sum"].dtype for state in optimizer.state.values()}
         return logged
 
@@ -114,6 +116,7 @@ def test_amp_makes_every_update_if_activations_exceed_float16(toy, tmp_path, mon
     assert cpu["losses"][1] > 1000  # bits per token
     assert len(cuda["losses"]) == UPDATES
     assert cuda["losses"] == pytest.approx(cpu["losses"], rel=1e-3)
+    assert cuda["scale"].cpu().item() >= float(scale)
 
 
 @pytest.mark.slow
