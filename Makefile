@@ -14,7 +14,7 @@ FILTER := ignore:`torch.jit.script` is deprecated
 export PYTHONWARNINGS := $(if $(findstring $(FILTER),$(PYTHONWARNINGS)),$(PYTHONWARNINGS),$(if \
 	$(PYTHONWARNINGS),$(PYTHONWARNINGS)$(COMMA))$(FILTER))
 
-.PHONY: help install demo test test-slow test-matrix reliability bench lint format tables build clean
+.PHONY: help install demo test test-slow test-matrix reliability bench lint format tables results build clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -65,6 +65,10 @@ format: ## format the code and sort its imports
 
 tables: ## regenerate the tables of README and docs from JSON
 	@python3 scripts/update_tables.py
+
+results: tables ## regenerate the tables and the pictures from JSON
+	$(INSTALL)report
+	$(BIN)/python scripts/draw_pictures.py
 
 build: ## build the sdist and the wheel
 	$(INSTALL)test

@@ -55,7 +55,7 @@ def _figure(title: str) -> tuple[Figure, Any]:
     return figure, axes
 
 
-def _styles() -> Iterator[dict[str, Any]]:
+def line_styles() -> Iterator[dict[str, Any]]:
     """Yield line styles that differ in color, dashes and marker."""
     styles = zip(
         itertools.cycle(["#000000", "#d55e00", "#0072b2", "#009e73", "#cc79a7", "#8c6d00"]),
@@ -188,7 +188,7 @@ def rows(mixing: Mixing) -> Figure:
     figure, axes = _figure(f"Rows of A, {mixing.name}")
     A, L = mixing.visited, mixing.L
     axes.axhline(0, color="0.5", linewidth=0.8)
-    for position, style in zip([p for p in POSITIONS if p <= L], _styles()):
+    for position, style in zip([p for p in POSITIONS if p <= L], line_styles()):
         row = A[position - 1, : position if mixing.causal else L]
         axes.plot(range(1, len(row) + 1), row, label=f"i = {position}", markersize=3, linewidth=1.2, **style)
     axes.set(xlabel="input position j (tokens)", ylabel="weight A[i, j]")
@@ -277,7 +277,7 @@ def scales(alphas: list[Scale], initial: float) -> Figure:
     place = "after" if alphas[0].place == "post" else "before"
     figure, axes = _figure(f"Scale alpha {place} each sublayer")
     layers = list(dict.fromkeys((scale.stack, scale.layer) for scale in alphas))
-    for sublayer, style in zip(dict.fromkeys(scale.sublayer for scale in alphas), _styles()):
+    for sublayer, style in zip(dict.fromkeys(scale.sublayer for scale in alphas), line_styles()):
         own = [scale for scale in alphas if scale.sublayer == sublayer]
         at = np.array([layers.index((scale.stack, scale.layer)) for scale in own], dtype=float)
         size = [np.abs(scale.alpha) for scale in own]
@@ -307,7 +307,7 @@ def _label_layers(axes: Any, layers: list[tuple[str, int]]) -> None:
 def training_curve(title: str, unit: str, runs: dict[str, list[Line]], logarithmic: bool) -> Figure:
     """Draw one metric by update, with one color and marker per run. The second line of a run, validation, is dashed."""
     figure, axes = _figure(title)
-    for lines, style in zip(runs.values(), _styles()):
+    for lines, style in zip(runs.values(), line_styles()):
         for (label, x, y), dash, fill in zip(lines, ("-", "--"), ("full", "none")):
             style.update(linestyle=dash, fillstyle=fill, markevery=max(1, len(x) // 10))
             axes.plot(x, y, label=label, markersize=4, linewidth=1.2, **style)
@@ -355,5 +355,5 @@ def alignment(title: str, source: Sequence[str], target: Sequence[str], attentio
 
 
 def _draw(axes: Any, lines: list[Line], **options: Any) -> None:
-    for (label, x, y), style in zip(lines, _styles()):
+    for (label, x, y), style in zip(lines, line_styles()):
         axes.plot(x, y, label=label, markersize=4, linewidth=1.2, **options, **style)

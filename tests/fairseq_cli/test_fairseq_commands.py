@@ -242,7 +242,9 @@ def test_compiled_training_writes_the_same_checkpoint(toy, tmp_path, compiler):
         options = [*train_options(toy / "data-bin", tmp_path / name), "--encoder-layers", "1", "--decoder-layers", "1"]
         options += ["--max-epoch", "2", "--eval-bleu", "--eval-bleu-args", '{"beam": 2}', *option]
         done = run("fairseq-train", *options, env={"CXX": compiler})
-        assert (done.stdout + done.stderr).count("--compile has no effect") == (1 if option and compiler == "false" else 0)
+        assert (done.stdout + done.stderr).count("--compile has no effect") == (
+            1 if option and compiler == "false" else 0
+        )
         states.append(read_checkpoint(str(tmp_path / name / "checkpoint_last.pt")))
     plain, compiled = states
     assert compiled["cfg"]["model"]["compile"] and not plain["cfg"]["model"]["compile"]

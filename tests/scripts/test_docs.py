@@ -40,6 +40,26 @@ def test_tables_are_made_from_the_results_beside_them():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_pictures_are_drawn_from_the_results_beside_them():
+    pictures = load_script(ROOT / "scripts" / "draw_pictures.py")
+    assert {f"{name}.svg" for name in pictures.PICTURES} == {path.name for path in pictures.OUT.iterdir()}
+    for name, (_, files) in pictures.PICTURES.items():
+        assert pictures.sources(files) in (pictures.OUT / f"{name}.svg").read_text(), "out of date: run make results"
+        assert f"(pictures/{name}.svg)" in (ROOT / "docs" / "quality.md").read_text(encoding="utf-8")
+
+
+def test_learning_curves_show_the_mean_and_the_range_of_the_seeds():
+    runs = [
+        {"corpus": "multi30k.en-de", "curve": [[100, 90.0], [500, 7.0], [1000, value]], "seed": seed}
+        for seed, value in enumerate((4.0, 5.0, 9.0))
+    ]
+    draw = load_script(ROOT / "scripts" / "draw_pictures.py").learning_curves
+    (axes,) = draw([{"rows": [{"name": "resmlp_small", "runs": runs}]}]).axes
+    assert axes.lines[0].get_xydata().tolist() == [[500, 7], [1000, 6]]  # without the first fifth
+    band = axes.collections[0].get_paths()[0].vertices
+    assert (band[:, 1].min(), band[:, 1].max()) == (4, 9)
+
+
 def test_every_promise_has_its_test():
     promises = json.loads((ROOT / "docs" / "measured" / "reliability.json").read_text(encoding="utf-8"))
     assert len(promises) >= 20

@@ -1,0 +1,142 @@
+"""Draw the pictures of docs/quality.md from the JSON files of the measurements: docs/pictures/NAME.svg.
+
+    python scripts/draw_pictures.py
+
+The metadata of each picture contain the SHA-256 of its JSON files.
+"""
+
+import hashlib
+import io
+import json
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from fairseq_resmlp.report.plots import STYLE, line_styles
+
+ROOT = Path(__file__).resolve().parents[1]
+OUT = ROOT / "docs" / "pictures"
+CORPORA = {"multi30k.en-de": "Multi30k En-De", "multi30k.en-fr": "Multi30k En-Fr", "tatoeba.en-de": "Tatoeba En-De"}
+MODELS = ("transformer-pre-norm", "linear-layernorm", "toeplitz-linear", "resmlp_small")  # each keeps its style
+
+
+def main() -> None:
+    OUT.mkdir(exist_ok=True)
+    for name, (draw, files) in PICTURES.items():
+        with matplotlib.rc_context(STYLE):
+            figure = draw([json.loads(path.read_text(encoding="utf-8")) for path in files])
+            content = io.BytesIO()
+            figure.savefig(content, format="svg", metadata={"Date": None, "Source": sources(files)})
+        (OUT / f"{name}.svg").write_bytes(content.getvalue())
+
+
+def sources(files: list[Path]) -> str:
+    """Return the names of files with their SHA-256."""
+    return ", ".join(f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}" for path in files)
+
+
+def panels(titles: list[str], ylabel: str, **options: Any) -> tuple[Figure, list[Any]]:
+    """Return a figure with one plot beside the other."""
+    figure = Figure(figsize=(3.4 * len(titles), 3), layout="constrained")
+    plots = list(figure.subplots(1, len(titles), squeeze=False, **options)[0])
+    for axes, title in zip(plots, titles, strict=True):
+        axes.set_title(title)
+    plots[0].set_ylabel(ylabel)
+    return figure, plots
+
+
+def add_legend(figure: Figure) -> None:
+    """Add a legend below the plots, with each model once."""
+    handles = {}
+    for axes in figure.axes:
+        handles.update(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=len(handles), frameon=False)
+
+
+def style_of(name: str, names: list[str]) -> dict[str, Any]:
+    """Return the line style of a model, the same in all pictures."""
+    order = [*MODELS, *(other for other in names if other not in MODELS)]
+    return dict(zip(order, line_styles()))[name]  # noqa: B905  line_styles() is endless
+
+
+def rows_of(comparison: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the rows of a comparison to draw: all if none is of `MODELS`."""
+    rows = [row for row in comparison["rows"] if row["name"] in MODELS]
+    return rows or comparison["rows"]
+
+
+def learning_curves(comparisons: list[dict[str, Any]]) -> Figure:
+    """Draw validation perplexity by update, except in the first fifth of training.
+
+    Lines are the means over the seeds, bands extend from the lowest to the highest seed.
+    """
+    titles = [CORPORA[found["rows"][0]["runs"][0]["corpus"]] for found in comparisons]
+    figure, plots = panels(titles, "validation perplexity")
+    for axes, found in zip(plots, comparisons, strict=True):
+        rows = rows_of(found)
+        for row in rows:
+            runs = [dict(run["curve"]) for run in row["runs"]]
+            updates = sorted(set.intersection(*map(set, runs)))
+            updates = [update for update in updates if update >= updates[-1] / 5]
+            values = [[run[update] for run in runs] for update in updates]
+            style = style_of(row["name"], [row["name"] for row in rows])
+            line = {"markersize": 3, "linewidth": 1.2, "markevery": max(1, len(updates) // 8), **style}
+            axes.plot(updates, list(map(statistics.mean, values)), label=row["name"], **line)
+            axes.fill_between(updates, list(map(min, values)), list(map(max, values)), alpha=0.2, color=style["color"])
+        axes.set_xlabel("updates")
+    add_legend(figure)
+    return figure
+
+
+def parameters(comparisons: list[dict[str, Any]]) -> Figure:
+    """Draw BLEU against the number of parameters, with the standard deviation over seeds."""
+    titles = [CORPORA[found["rows"][0]["runs"][0]["corpus"]] for found in comparisons]
+    figure, plots = panels(titles, "sacreBLEU")
+    for axes, found in zip(plots, comparisons, strict=True):
+        rows = rows_of(found)
+        for row in rows:
+            style = {**style_of(row["name"], [row["name"] for row in rows]), "linestyle": "none"}
+            position = row["parameters"] / 1e6, row["bleu"]
+            axes.errorbar(*position, yerr=row["bleu_deviation"], capsize=3, label=row["name"], **style)
+        axes.set_xlabel("parameters in millions")
+    add_legend(figure)
+    return figure
+
+
+def lengths(measured: list[dict[str, Any]]) -> Figure:
+    """Draw the difference in BLEU from the first model by source length, for the first text: single sentences."""
+    figure, plots = panels(list(LENGTHS), "sacreBLEU, difference", sharey=True)
+    for axes, found in zip(plots, measured, strict=True):
+        rows = [row for row in found["rows"] if row["text"] == found["rows"][0]["text"]]
+        baseline, *others = rows[0]["bleu"]
+        places = range(len(rows))
+        axes.axhline(0, color="0.3", linewidth=0.8)
+        for name in others:
+            differences = [row["bleu"][name] - row["bleu"][baseline] for row in rows]
+            axes.plot(places, differences, label=name, markersize=4, linewidth=1.2, **style_of(name, others))
+        axes.set_xticks(places, [f"{row['words'].replace(' to ', '–')}\n{row['lines']} lines" for row in rows])
+        axes.set_xlabel("source words")
+    add_legend(figure)
+    return figure
+
+
+MEASURED = ROOT / "docs" / "measured"
+COMPARISONS = [MEASURED / f"quality-comparison-{name}.json" for name in ("en-de", "en-fr", "tatoeba")]
+LENGTHS = {
+    "Multi30k En-De, seed 3": MEASURED / "lengths-seed-3.json",
+    "Multi30k En-Fr, seed 3": MEASURED / "lengths-en-fr.json",
+    "Tatoeba En-De": MEASURED / "lengths-tatoeba.json",
+}
+PICTURES: dict[str, tuple[Callable[[list[dict[str, Any]]], Figure], list[Path]]] = {
+    "learning-curves": (learning_curves, COMPARISONS),
+    "parameters": (parameters, COMPARISONS),
+    "lengths": (lengths, list(LENGTHS.values())),
+}
+
+
+if __name__ == "__main__":
+    main()
