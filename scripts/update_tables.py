@@ -28,6 +28,8 @@ as paths or glob patterns relative to the root of the repository:
     joining FILE...        BLEU of joined lines by training text, from measure_splitting.py --label
     gpu FILE               check of a GPU, from benchmark/gpu_check.py
     threads FILE           time by number of threads and waiting policy, from benchmark/threads.py
+    cold-start FILE        time and memory until the first translation, from benchmark/cold_start.py
+    bench FILE             words per second and BLEU, from fairseq-resmlp bench
     report FILE            table of fairseq-resmlp report
     text FILE              contents of a text file
 """
@@ -534,6 +536,63 @@ def threads(files) -> str:
     return table(head, rows) + caption(about)
 
 
+def cold_start(files) -> str:
+    """Return time and memory until the first translation, and the time of each part."""
+    found = read_json(files[0])
+    rows = []
+    for row in found["rows"]:
+        command, alone = row["command"], row["torch"]
+        more = [f"+{command['cpu'] - alone['cpu']:.2f}", f"+{command['memory'] - alone['memory']:.0f}"]
+        rows.append(
+            [
+                f"{row['name']}, {row['size_mb']:.0f} MB",
+                *(f"{command[figure]:.2f}" for figure in ("wall", "cpu")),
+                *(f"{alone['cpu']:.2f}", more[0], f"{command['memory']:.0f}", more[1]),
+            ]
+        )
+    head = [
+        "model",
+        "wall time (s)",
+        "CPU time (s)",
+        "of torch's import",
+        "difference",
+        "peak memory (MB)",
+        "difference",
+    ]
+    parts = list(found["rows"][0]["parts"])
+    steps = [[part, *(f"{row['parts'][part]['cpu']:.3f}" for row in found["rows"])] for part in parts]
+    machine, names = found["machine"]["cpu"], [row["name"] for row in found["rows"]]
+    about = f"Median of {found['repeats']} runs, 1 thread, {machine}, torch {found['versions']['torch']}, "
+    return (
+        table(head, rows)
+        + "\n"
+        + table(["part", *(f"CPU time, {name} (s)" for name in names)], steps)
+        + caption(f"{about}{found['date'][:10]}.")
+    )
+
+
+def bench(files) -> str:
+    """Return words per second and BLEU of complete translation commands, fastest first."""
+    found = read_json(files[0])
+    settings, machine = found["settings"], found["machine"]
+    rows = [
+        [
+            *(row["model"], row["program"], row["dtype"], row["beam"]),
+            f"{row['words_per_second']:,.0f}",
+            f"{settings['words'] / max(row['seconds']):,.0f} to {settings['words'] / min(row['seconds']):,.0f}",
+            *(f"{row['bleu']:.1f}", f"{row['memory_mb']:,}"),
+        ]
+        for row in sorted(found["rows"], key=lambda row: -row["words_per_second"])
+    ]
+    head = ["model", "program", "type", "beam", "words per second", "range", "sacreBLEU", "peak memory (MB)"]
+    versions = ", ".join(f"{name} {found['versions'][name]}" for name in ("torch", "fairseq", "ctranslate2"))
+    return table(head, rows) + caption(
+        f"{settings['lines']:,} lines with {settings['words']:,} words, median of {settings['repeats']} runs, batches "
+        f"of {settings['batch']} sentences, {settings['threads']} thread(s). {machine['cpu']} "
+        f"({', '.join(machine['flags'])}), {versions}, {found['date'][:10]}."
+    )
+
+
 def report(files) -> str:
     found = read_json(files[0])
     return table(found["head"], found["rows"])
@@ -576,6 +635,8 @@ MAKE = {
     "splitting": splitting,
     "joining": joining,
     "threads": threads,
+    "cold-start": cold_start,
+    "bench": bench,
     "report": report,
     "text": text,
 }

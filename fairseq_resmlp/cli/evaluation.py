@@ -1,5 +1,7 @@
 """Commands that evaluate models."""
 
+import os
+
 import click
 
 from fairseq_resmlp.cli.options import (
@@ -8,8 +10,10 @@ from fairseq_resmlp.cli.options import (
     existing_text,
     output_file,
     renamed_option,
+    threads_option,
 )
 from fairseq_resmlp.common.atomic_write import open_output, refuse_overwriting
+from fairseq_resmlp.common.threads import default_threads
 
 
 @click.command("score")
@@ -81,4 +85,65 @@ def report(runs: tuple[str, ...], out: str, sentences: int, no_pruning: bool) ->
     click.echo(build_report(runs, out, sentences, not no_pruning, lambda line: click.echo(line, err=True)))
 
 
-COMMANDS = (score, report)
+@click.command("bench")
+@click.argument("models", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False), metavar="MODEL...")
+@click.option("--text", required=True, type=existing_text, help="Text to translate, one sentence per line.")
+@click.option("--reference", type=existing_text, help="Its reference translations, for BLEU.")
+@click.option(
+    "--ctranslate2",
+    "converted",
+    multiple=True,
+    type=click.Path(exists=True, file_okay=False),
+    metavar="DIRECTORY",
+    help="Compare with CTranslate2 and a model converted for it, with the SentencePiece model of MODEL. Repeatable.",
+)
+@click.option(
+    "--fairseq",
+    "runs",
+    multiple=True,
+    type=click.Path(exists=True),
+    metavar="RUN",
+    help="Compare with fairseq-interactive and a trained model: a run directory or a checkpoint. Repeatable.",
+)
+@click.option("--repeats", default=3, type=Count(), show_default=True, help="Timed runs of each system.")
+@threads_option()
+@click.option("--json", "json_file", type=output_file, help="File for all measurements.")
+def bench(
+    models: tuple[str, ...],
+    text: str,
+    reference: str | None,
+    converted: tuple[str, ...],
+    runs: tuple[str, ...],
+    repeats: int,
+    threads: int | None,
+    json_file: str | None,
+) -> None:
+    """Measure words per second and BLEU of exported models on this machine.
+
+    Each MODEL translates the text in int8 and float32, with beam 4 and greedily. Every run is a complete process, from
+    its start to the written translation. The systems take turns.
+    """
+    from fairseq_resmlp.evaluation import translation_speed
+    from fairseq_resmlp.evaluation.provenance import to_json
+    from fairseq_resmlp.inference.model_format import SENTENCEPIECE, load_exported_model
+
+    if json_file:
+        refuse_overwriting([json_file], [text, *([reference] if reference else [])])
+    threads = threads or default_threads()
+    languages = load_exported_model(models[0]).languages
+    systems = [system for model in models for system in translation_speed.exported_systems(model, threads)]
+    for directory in converted:
+        sentencepiece = os.path.join(models[0], SENTENCEPIECE)
+        systems += translation_speed.ctranslate2_systems(directory, sentencepiece, threads)
+    for run in runs:
+        systems += translation_speed.fairseq_systems(run, languages)
+    found = translation_speed.measure(
+        systems, text, reference, languages[1], threads, repeats, lambda line: click.echo(line, err=True)
+    )
+    if json_file:
+        with open_output(json_file) as out:
+            out.write(to_json(found))
+    click.echo(translation_speed.table(found))
+
+
+COMMANDS = (score, report, bench)

@@ -18,8 +18,6 @@ from fairseq_resmlp.common.threads import set_thread_environment
 
 RENAMED = {
     "collect": "collect was renamed to extract",
-    "bench": "bench is not part of the installed package: in a checkout of the repository, run `make bench` or "
-    "`python scripts/benchmark/bench.py`",
 }
 INTERRUPTED = 130  # exit status of a command that Ctrl + C has ended, as in shells
 NO_ARGUMENTS: type[Exception] = getattr(click.exceptions, "NoArgsIsHelpError", click.exceptions.Exit)  # click < 8.2

@@ -76,11 +76,15 @@ COMMANDS = {
         *("--threads", "N:1", "--device", "DEVICE:cpu"),
     ],
     "serve": ["MODEL:odd", "--port", "N:0", "--beam", "N:1", "--threads", "N:1"],
+    "bench": [
+        *("MODEL:odd", "--text", "IN:text.en", "--reference", "IN:text.de", "--ctranslate2", "IN:golden"),
+        *("--fairseq", "RUN:run", "--repeats", "N:1", "--threads", "N:1", "--json", "OUT:new"),
+    ],
     "convert": ["IN:golden/model.pt", "OUT:new", "--to", "TEXT:deit"],
     "doctor": [],
 }
 
-NEED_FAIRSEQ = {"average", "score", "report", "export", "convert"}
+NEED_FAIRSEQ = {"average", "bench", "score", "report", "export", "convert"}
 FEWEST = 5  # examples per command
 WITHOUT_FAIRSEQ = [
     *("data.corpus", "data.download", "data.sentencepiece_files", "data.shortlist_learning"),

@@ -13,12 +13,11 @@ from click.testing import CliRunner
 import bench
 import systems
 import tables
-from fairseq_resmlp.cli.main import main
 from fairseq_resmlp.common.environment import cpu_info, package_version
 from fairseq_resmlp.common.errors import InputError
 from fairseq_resmlp.modules import linear
 from support.commands import run
-from support.paths import SCRIPTS, load_script
+from support.paths import GOLDEN, SCRIPTS, load_script
 
 SMALL = systems.Settings(pairs=2, pause=0, shortest=0, threads=1, d=16, hidden=32, layers=1, heads=2, vocabulary=300)
 OPTIONS = ("pairs", "threads", "d", "hidden", "layers", "heads", "vocabulary")
@@ -99,14 +98,6 @@ def test_errors_are_reported_in_one_line(monkeypatch, error):
     done = CliRunner().invoke(bench.main, [])
     assert done.exit_code == 1
     assert done.output == "Error: reason\n"
-
-
-@pytest.mark.parametrize("words", [[], ["--only", "train"]])
-def test_the_subcommand_bench_points_to_make_bench(words):
-    done = CliRunner().invoke(main, ["bench", *words])
-    assert done.exit_code == 2
-    assert "make bench" in done.output
-    assert "python scripts/benchmark/bench.py" in done.output
 
 
 def test_skipped_rows_are_noted(found):
@@ -281,3 +272,15 @@ def test_results_fill_the_tables(found, tmp_path, monkeypatch):
 def test_the_headline_table_finds_its_speed_measurements(found):
     update_tables = load_script(SCRIPTS / "update_tables.py")
     assert {update_tables.TIMED_AS_TRAINED, update_tables.TIMED_ALIKE} <= {row["what"] for row in found["rows"]}
+
+
+@pytest.mark.slow
+def test_cold_start_is_measured_by_part(tmp_path):
+    model, out = tmp_path / "model", tmp_path / "cold-start.json"
+    run("fairseq-resmlp", "export", GOLDEN, model)
+    run("python", SCRIPTS / "benchmark" / "cold_start.py", f"tiny={model}", "--repeats", "1", "--out", out)
+    (row,) = json.loads(out.read_text(encoding="utf-8"))["rows"]
+    assert row["name"] == "tiny"
+    expected = ["Python", "import of torch", "import of the package", "reading", "checksums", "packing of the weights"]
+    assert list(row["parts"]) == [*expected, "first sentence", "second sentence"]
+    assert row["command"]["cpu"] > row["torch"]["cpu"] > row["parts"]["import of torch"]["cpu"] > 0

@@ -26,7 +26,6 @@ def invoke(*words):
     "words, message",
     [
         (["collect"], "collect was renamed to extract"),
-        (["bench", "--pairs", "3"], "run `make bench`"),
         (["shortlist", __file__, __file__, "--output", "x", "--always", "3"], "--always was renamed to --first"),
         (["shortlist", __file__, __file__, "--output", "x", "--each", "3"], "--each was renamed to --best"),
         (
