@@ -32,7 +32,7 @@ test: ## run the fast tests
 
 test-slow: ## run the tests that take minutes
 	$(INSTALL)test
-	$(PYTEST) -m slow
+	$(PYTEST) -m slow --durations 20
 
 test-matrix: ## run the tests that every version must pass, on each supported Python of this machine
 	@bash scripts/test_matrix.sh

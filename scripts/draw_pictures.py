@@ -1,4 +1,4 @@
-"""Draw the pictures of docs/quality.md from the JSON files of the measurements: docs/pictures/NAME.svg.
+"""Draw the pictures of the documentation from the JSON files of the measurements: docs/pictures/NAME.svg.
 
     python scripts/draw_pictures.py
 
@@ -124,6 +124,31 @@ def lengths(measured: list[dict[str, Any]]) -> Figure:
     return figure
 
 
+def speed(measured: list[dict[str, Any]]) -> Figure:
+    """Draw sacreBLEU against words per second of complete translation commands, with their slowest and fastest run."""
+    (found,) = measured
+    figure, (axes,) = panels(["Text to text, whole command"], "sacreBLEU")
+    styles = dict(zip(dict.fromkeys((row["program"], row["model"]) for row in found["rows"]), line_styles()))  # noqa: B905
+    for (program, model), style in styles.items():
+        rows = [row for row in found["rows"] if (row["program"], row["model"]) == (program, model)]
+        for row in rows:
+            x, y = row["words_per_second"], row["bleu"]
+            ends = found["settings"]["words"] / max(row["seconds"]), found["settings"]["words"] / min(row["seconds"])
+            axes.plot(ends, (y, y), color=style["color"], linewidth=1)
+            axes.plot(x, y, label=f"{program}, {model}", **{**style, "linestyle": "none"})
+            search = "greedy" if row["beam"] == 1 else f"beam {row['beam']}"
+            axes.annotate(
+                f"{row['dtype']}, {search}", (x, y), xytext=(0, 6), textcoords="offset points", ha="center", fontsize=7
+            )
+    axes.set_xlabel("words per second")
+    axes.margins(x=0.12, y=0.12)
+    axes.set_xlim(left=0)
+    axes.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")
+    figure.set_figwidth(7)
+    add_legend(figure)
+    return figure
+
+
 MEASURED = ROOT / "docs" / "measured"
 COMPARISONS = [MEASURED / f"quality-comparison-{name}.json" for name in ("en-de", "en-fr", "tatoeba")]
 LENGTHS = {
@@ -135,6 +160,7 @@ PICTURES: dict[str, tuple[Callable[[list[dict[str, Any]]], Figure], list[Path]]]
     "learning-curves": (learning_curves, COMPARISONS),
     "parameters": (parameters, COMPARISONS),
     "lengths": (lengths, list(LENGTHS.values())),
+    "translation-speed": (speed, [MEASURED / "translation-speed.json"]),
 }
 
 

@@ -232,19 +232,14 @@ def test_training_can_select_checkpoints_by_bleu_and_resume(toy, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("compiler", ["g++", "false"])
-def test_compiled_training_writes_the_same_checkpoint(toy, tmp_path, compiler):
-    """With a compiler, and without one."""
-    if not shutil.which(compiler):
-        pytest.skip("no C++ compiler found: apt-get install g++")
+@pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler found: apt-get install g++")
+def test_compiled_training_writes_the_same_checkpoint(toy, tmp_path):
     states = []
     for name, *option in (("plain",), ("compiled", "--compile")):
         options = [*train_options(toy / "data-bin", tmp_path / name), "--encoder-layers", "1", "--decoder-layers", "1"]
         options += ["--max-epoch", "2", "--eval-bleu", "--eval-bleu-args", '{"beam": 2}', *option]
-        done = run("fairseq-train", *options, env={"CXX": compiler})
-        assert (done.stdout + done.stderr).count("--compile has no effect") == (
-            1 if option and compiler == "false" else 0
-        )
+        done = run("fairseq-train", *options, env={"CXX": "g++"})
+        assert "--compile has no effect" not in done.stdout + done.stderr
         states.append(read_checkpoint(str(tmp_path / name / "checkpoint_last.pt")))
     plain, compiled = states
     assert compiled["cfg"]["model"]["compile"] and not plain["cfg"]["model"]["compile"]

@@ -45,7 +45,7 @@ def test_pictures_are_drawn_from_the_results_beside_them():
     assert {f"{name}.svg" for name in pictures.PICTURES} == {path.name for path in pictures.OUT.iterdir()}
     for name, (_, files) in pictures.PICTURES.items():
         assert pictures.sources(files) in (pictures.OUT / f"{name}.svg").read_text(), "out of date: run make results"
-        assert f"(pictures/{name}.svg)" in (ROOT / "docs" / "quality.md").read_text(encoding="utf-8")
+        assert any(f"(pictures/{name}.svg)" in page.read_text(encoding="utf-8") for page in PAGES)
 
 
 def test_learning_curves_show_the_mean_and_the_range_of_the_seeds():

@@ -100,9 +100,8 @@ def test_training_continues_without_a_compiler(caplog):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler found: apt-get install g++")
 def test_the_compiled_program_has_the_losses_and_gradients_of_the_model():
-    if not shutil.which("g++"):
-        pytest.skip("no C++ compiler found: apt-get install g++")
     torch._dynamo.reset()
     expected = losses_and_gradients(*begin_training())
     task, model = begin_training(compile=True)
