@@ -1,9 +1,10 @@
 """Matrices in 8 bits, and linear layers that multiply with them."""
 
 import math
+import threading
 import warnings
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,8 +13,6 @@ from torch.nn import functional as F
 from fairseq_resmlp.common.environment import cpu_info
 from fairseq_resmlp.common.errors import InputError
 from fairseq_resmlp.common.onednn import has_onednn_linear, onednn_linear
-
-ONEDNN_MIN_OUTPUTS = 4096  # outputs of a layer from which oneDNN is faster than fbgemm in int8
 
 OVERFLOW = "the input of an int8 matrix product is infinite or NaN, because the activations of the model overflow"
 
@@ -57,6 +56,12 @@ HAS_ONEDNN_INT8 = hasattr(torch.ops.onednn, "qlinear_prepack") and hasattr(torch
 # activations are rounded to 7 bits.
 REDUCE_RANGE = "avx512_vnni" not in cpu_info()[1]
 
+# With many rows of x, oneDNN is faster than fbgemm in layers with many outputs, with few rows several times slower
+# (docs/performance.md).
+LARGE, MANY_ROWS = 4096, 64 if REDUCE_RANGE else 16
+
+_PACKING = threading.Lock()  # the engine is a setting of the whole process
+
 
 def make_linear(weight: Tensor | QuantizedMatrix, bias: Tensor, dtype: str) -> Linear:
     """Return a function that computes x weight^T + bias.
@@ -84,22 +89,16 @@ def make_linear(weight: Tensor | QuantizedMatrix, bias: Tensor, dtype: str) -> L
 
 
 def _make_quantized_tensor_linear(weight: QuantizedMatrix, bias: Tensor) -> Linear:
-    rows, scale = weight
-    engine = torch.backends.quantized.engine
-    try:
-        if len(rows) >= ONEDNN_MIN_OUTPUTS and "onednn" in torch.backends.quantized.supported_engines:
-            torch.backends.quantized.engine = "onednn"
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # tensors that contain their scale are deprecated, these products are not
-            zeros = torch.zeros(len(rows), dtype=torch.long)
-            packed = torch.ops.quantized.linear_prepack(
-                torch._make_per_channel_quantized_tensor(rows, scale, zeros, 0), bias
-            )
-    finally:
-        torch.backends.quantized.engine = engine
+    """Return a product of torch's fbgemm engine or, in a large layer with many rows of x, of its oneDNN engine."""
     run, reduce_range = torch.ops.quantized.linear_dynamic.default, REDUCE_RANGE
+    is_large = len(weight.rows) >= LARGE and "onednn" in torch.backends.quantized.supported_engines
+    layouts = {} if is_large else {"fbgemm": _pack(weight, bias, "fbgemm")}
 
     def linear(x: Tensor) -> Tensor:
+        engine = "onednn" if is_large and len(x) > MANY_ROWS else "fbgemm"
+        packed = layouts.get(engine)
+        if packed is None:  # a program that translates single sentences never needs the other layout
+            packed = layouts[engine] = _pack(weight, bias, engine)
         try:
             return run(x, packed, reduce_range)
         except RuntimeError as error:
@@ -108,6 +107,21 @@ def _make_quantized_tensor_linear(weight: QuantizedMatrix, bias: Tensor) -> Line
             raise InputError(OVERFLOW) from error
 
     return linear
+
+
+def _pack(weight: QuantizedMatrix, bias: Tensor, engine: str) -> Any:
+    """Return a weight and its bias in the layout of an engine of torch."""
+    with _PACKING, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # tensors that contain their scale are deprecated, these products are not
+        before = torch.backends.quantized.engine
+        try:
+            if engine in torch.backends.quantized.supported_engines:
+                torch.backends.quantized.engine = engine
+            zeros = torch.zeros(len(weight.rows), dtype=torch.long)
+            tensor = torch._make_per_channel_quantized_tensor(weight.rows, weight.scale, zeros, 0)
+            return torch.ops.quantized.linear_prepack(tensor, bias)
+        finally:
+            torch.backends.quantized.engine = before
 
 
 def _make_onednn_int8_linear(weight: QuantizedMatrix, bias: Tensor) -> Linear:

@@ -47,7 +47,7 @@ def milliseconds(run, times=15) -> float:
 def products():
     """Matrix products x W^T. Shape: x M x K, W N x K."""
     rows = []
-    shapes = ((960, D, HIDDEN), (960, HIDDEN, D), *((M, D, VOCABULARY) for M in (960, 256, 64, 4)))
+    shapes = ((960, D, HIDDEN), (960, HIDDEN, D), *((M, D, VOCABULARY) for M in (960, 256, 64, 16, 4)))
     for M, K, N in shapes:
         x, W = torch.randn(M, K), torch.randn(N, K)
         packed = torch.ops.mkldnn._reorder_linear_weight(W, M)

@@ -73,6 +73,29 @@ def test_each_replacement_of_quantized_tensors_multiplies_alike(monkeypatch):
     assert (in_float - exact).abs().max() <= (usual - exact).abs().max()
 
 
+@pytest.mark.skipif(
+    not (quantization.HAS_QUANTIZED_TENSORS and "onednn" in torch.backends.quantized.supported_engines),
+    reason="this build of torch has one int8 engine",
+)
+def test_the_engine_of_a_large_layer_depends_on_the_number_of_rows(monkeypatch):
+    packed, pack = [], quantization._pack
+    monkeypatch.setattr(quantization, "_pack", lambda *args: packed.append(args[2]) or pack(*args))
+    torch.manual_seed(0)
+    engine, x = torch.backends.quantized.engine, torch.randn(quantization.MANY_ROWS + 1, 16)
+    x[0, :2] = torch.tensor([-3.5, 3.5])  # the range of both inputs
+    weight = torch.randn(quantization.LARGE, 16)
+    large = make_linear(weight, torch.zeros(len(weight)), "int8")
+    assert packed == []
+    many, few = large(x), large(x[:-1])
+    assert packed == ["onednn", "fbgemm"]
+    large(x)
+    make_linear(weight[:-1], torch.zeros(len(weight) - 1), "int8")(x)
+    assert packed == ["onednn", "fbgemm", "fbgemm"]
+    assert torch.backends.quantized.engine == engine
+    torch.testing.assert_close(many[:-1], few)
+    torch.testing.assert_close(few, x[:-1] @ weight.t(), atol=0.2, rtol=0)
+
+
 @pytest.mark.parametrize("onednn", [False, True])
 @pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
 def test_an_infinite_range_of_the_input_is_reported(onednn, value, monkeypatch):
