@@ -7,8 +7,9 @@ part of torch, uses those of every x86 CPU (measurements: docs/performance.md).
 import torch
 from torch import Tensor
 
-# The operator is private to torch, which may remove it.
+# The operators are private to torch, which may remove them.
 _HAS_OPERATOR = hasattr(torch.ops.mkldnn, "_linear_pointwise")
+_HAS_PACKING = hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
 
 
 def has_onednn_linear() -> bool:
@@ -19,3 +20,12 @@ def has_onednn_linear() -> bool:
 def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Compute x weight^T + bias, without gradients. Shape: (..., i), (o, i) and (o) to (..., o)."""
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+
+def pack_onednn_weight(weight: Tensor) -> Tensor:
+    """Copy a weight to the layout that `onednn_linear` computes with, so that it is not reordered at every call.
+
+    The result can be used for nothing else. Without oneDNN's operator, it is the weight itself.
+    """
+    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight) if _HAS_PACKING else weight
+    return packed

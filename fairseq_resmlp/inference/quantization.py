@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from fairseq_resmlp.common.environment import cpu_info
 from fairseq_resmlp.common.errors import InputError
-from fairseq_resmlp.common.onednn import has_onednn_linear, onednn_linear
+from fairseq_resmlp.common.onednn import has_onednn_linear, onednn_linear, pack_onednn_weight
 
 OVERFLOW = "the input of an int8 matrix product is infinite or NaN, because the activations of the model overflow"
 
@@ -84,7 +84,8 @@ def make_linear(weight: Tensor | QuantizedMatrix, bias: Tensor, dtype: str) -> L
     assert isinstance(weight, Tensor)
     W = weight
     if W.dtype == torch.float32 and W.device.type == "cpu" and has_onednn_linear():
-        return lambda x: onednn_linear(x, W, bias)
+        packed = pack_onednn_weight(W)
+        return lambda x: onednn_linear(x, packed, bias)
     return lambda x: F.linear(x, W, bias)
 
 
