@@ -2,7 +2,7 @@
 
     python scripts/draw_pictures.py
 
-The metadata of each picture contain the SHA-256 of its JSON files.
+The metadata of each picture contain the SHA-256 of its JSON files and of the code.
 """
 
 import hashlib
@@ -35,8 +35,9 @@ def main() -> None:
 
 
 def sources(files: list[Path]) -> str:
-    """Return the names of files with their SHA-256."""
-    return ", ".join(f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}" for path in files)
+    """Return the names and SHA-256 of JSON files, and of the code that draws them."""
+    code = [Path(__file__), ROOT / "fairseq_resmlp" / "report" / "plots.py"]
+    return ", ".join(f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}" for path in [*files, *code])
 
 
 def panels(titles: list[str], ylabel: str, **options: Any) -> tuple[Figure, list[Any]]:

@@ -456,9 +456,11 @@ def splitting(files) -> str:
 
     rows = [cells(found["languages"], row) for found in measured for row in found["rows"]]
     head = ["languages", "sentences", "per line", "lines", *ways]
-    about = measured[0]
-    versions = f"torch {about['versions']['torch']}, {about['date'][:10]}"
-    return table(head, rows) + caption(f"sacreBLEU on {about['text']}. {about['machine']['cpu']}, {versions}.")
+    about = "; ".join(
+        f"{found['languages']}: {found['machine']['cpu']}, torch {found['versions']['torch']}, {found['date'][:10]}"
+        for found in measured
+    )
+    return table(head, rows) + caption(f"sacreBLEU on {measured[0]['text']}. {about}.")
 
 
 def joining(files) -> str:
@@ -580,12 +582,12 @@ def bench(files) -> str:
             *(row["model"], row["program"], row["dtype"], row["beam"]),
             f"{row['words_per_second']:,.0f}",
             f"{settings['words'] / max(row['seconds']):,.0f} to {settings['words'] / min(row['seconds']):,.0f}",
-            *(f"{row['bleu']:.1f}", f"{row['memory_mb']:,}"),
+            *(f"{row['bleu']:.1f}" if "bleu" in row else "–", f"{row['memory_mb']:,}"),
         ]
         for row in sorted(found["rows"], key=lambda row: -row["words_per_second"])
     ]
     head = ["model", "program", "type", "beam", "words per second", "range", "sacreBLEU", "peak memory (MB)"]
-    versions = ", ".join(f"{name} {found['versions'][name]}" for name in ("torch", "fairseq", "ctranslate2"))
+    versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items() if name != "python")
     return table(head, rows) + caption(
         f"{settings['lines']:,} lines with {settings['words']:,} words, median of {settings['repeats']} runs, batches "
         f"of {settings['batch']} sentences, {settings['threads']} thread(s). {machine['cpu']} "

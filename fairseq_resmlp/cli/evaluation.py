@@ -1,11 +1,14 @@
 """Commands that evaluate models."""
 
-import os
+import json
+from contextlib import nullcontext
 
 import click
 
+from fairseq_resmlp.cli.exported_models import files_of_model
 from fairseq_resmlp.cli.options import (
     Count,
+    existing_directory,
     existing_file,
     existing_text,
     output_file,
@@ -86,14 +89,14 @@ def report(runs: tuple[str, ...], out: str, sentences: int, no_pruning: bool) ->
 
 
 @click.command("bench")
-@click.argument("models", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False), metavar="MODEL...")
-@click.option("--text", required=True, type=existing_text, help="Text to translate, one sentence per line.")
-@click.option("--reference", type=existing_text, help="Its reference translations, for BLEU.")
+@click.argument("models", nargs=-1, required=True, type=existing_directory, metavar="MODEL...")
+@click.option("--text", required=True, type=existing_file, help="Text to translate, one sentence per line.")
+@click.option("--reference", type=existing_file, help="Its reference translations, for BLEU.")
 @click.option(
     "--ctranslate2",
     "converted",
     multiple=True,
-    type=click.Path(exists=True, file_okay=False),
+    type=existing_directory,
     metavar="DIRECTORY",
     help="Compare with CTranslate2 and a model converted for it, with the SentencePiece model of MODEL. Repeatable.",
 )
@@ -118,32 +121,23 @@ def bench(
     threads: int | None,
     json_file: str | None,
 ) -> None:
-    """Measure words per second and BLEU of exported models on this machine.
+    """Measure words per second, BLEU and memory of translation on this machine.
 
-    Each MODEL translates the text in int8 and float32, with beam 4 and greedily. Every run is a complete process, from
-    its start to the written translation. The systems take turns.
+    Each MODEL, written by fairseq-resmlp export, translates the text with beam 4 and greedily, in the type that it is
+    stored in. Every run is a complete process, from its start to the written translation. The systems take turns.
     """
-    from fairseq_resmlp.evaluation import translation_speed
-    from fairseq_resmlp.evaluation.provenance import to_json
-    from fairseq_resmlp.inference.model_format import SENTENCEPIECE, load_exported_model
+    from fairseq_resmlp.evaluation.translation_speed import make_systems, measure, table
 
     if json_file:
-        refuse_overwriting([json_file], [text, *([reference] if reference else [])])
+        inputs = [path for model in models for path in files_of_model(model)]
+        refuse_overwriting([json_file], [*inputs, text, *([reference] if reference else [])])
     threads = threads or default_threads()
-    languages = load_exported_model(models[0]).languages
-    systems = [system for model in models for system in translation_speed.exported_systems(model, threads)]
-    for directory in converted:
-        sentencepiece = os.path.join(models[0], SENTENCEPIECE)
-        systems += translation_speed.ctranslate2_systems(directory, sentencepiece, threads)
-    for run in runs:
-        systems += translation_speed.fairseq_systems(run, languages)
-    found = translation_speed.measure(
-        systems, text, reference, languages[1], threads, repeats, lambda line: click.echo(line, err=True)
-    )
-    if json_file:
-        with open_output(json_file) as out:
-            out.write(to_json(found))
-    click.echo(translation_speed.table(found))
+    systems, language = make_systems(models, converted, runs, threads)
+    with open_output(json_file) if json_file else nullcontext() as out:  # a path that cannot be written fails now
+        found = measure(systems, text, reference, language, threads, repeats, lambda line: click.echo(line, err=True))
+        click.echo(table(found))
+        if out:
+            json.dump(found, out, indent=1)
 
 
 COMMANDS = (score, report, bench)

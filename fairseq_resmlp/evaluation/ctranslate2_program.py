@@ -1,6 +1,6 @@
-"""A program that translates text with CTranslate2, to compare with: `fairseq-resmlp bench --ctranslate2`.
+"""A program that translates text with CTranslate2, for `fairseq-resmlp bench`.
 
-python -m fairseq_resmlp.evaluation.ctranslate2_program DIRECTORY SENTENCEPIECE INPUT OUTPUT TYPE BEAM THREADS
+python -m fairseq_resmlp.evaluation.ctranslate2_program DIRECTORY SENTENCEPIECE INPUT OUTPUT TYPE BEAM BATCH THREADS
 """
 
 import os
@@ -9,11 +9,9 @@ import sys
 import ctranslate2
 import sentencepiece
 
-BATCH = 64  # sentences, as in fairseq-resmlp translate
-
 
 def main() -> None:
-    directory, sentencepiece_model, source, output, compute_type, beam, threads = sys.argv[1:]
+    directory, sentencepiece_model, source, output, compute_type, beam, batch, threads = sys.argv[1:]
     tokenizer = sentencepiece.SentencePieceProcessor(model_file=sentencepiece_model)
     translator = ctranslate2.Translator(
         directory, compute_type=compute_type, inter_threads=1, intra_threads=int(threads)
@@ -23,7 +21,7 @@ def main() -> None:
     results = translator.translate_batch(
         tokens,
         beam_size=int(beam),
-        max_batch_size=BATCH,
+        max_batch_size=int(batch),
         use_vmap=os.path.exists(os.path.join(directory, "vmap.txt")),
     )
     with open(output, "w", encoding="utf-8", newline="\n") as file:

@@ -175,6 +175,17 @@ def score(hypotheses: Sequence[str], references: Sequence[str], target_lang: str
     return scores
 
 
+def sacrebleu(hypotheses: Sequence[str], references: Sequence[str], target_lang: str) -> float:
+    """Return the sacreBLEU of `score` alone.
+
+    Raises:
+        InputError: the numbers of lines differ, or a package is missing
+    """
+    _check_parallel(hypotheses, references)
+    value: float = _bleu(target_lang).corpus_score(hypotheses, [references]).score
+    return value
+
+
 def _bleu(lang: str):
     """Return sacreBLEU's metric with its tokenizer for the language."""
     from sacrebleu.metrics import BLEU

@@ -25,6 +25,7 @@ Dimensions, in addition to those of `resmlp.py`:
 import threading
 import warnings
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -160,9 +161,13 @@ class Network:
         elif dtype != "int8":
             output = get("output.weight")
         self.output_weight, self.output_bias = output, get("output.bias")
-        self.output = self.output_layer()
         self.lock = threading.Lock()  # one search at a time: searches share the store
         self._store = torch.empty(0, dtype=self.float, device=self.device)
+
+    @cached_property
+    def output(self) -> OutputLayer:
+        """The output layer for all entries. It is packed when it is first needed: never, with a shortlist."""
+        return self.output_layer()
 
     def normalize(self, x: Tensor) -> Tensor:
         """Return LayerNorm(x) without scale and shift, or x itself if the model has no LayerNorm."""

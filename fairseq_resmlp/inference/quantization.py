@@ -92,14 +92,18 @@ def make_linear(weight: Tensor | QuantizedMatrix, bias: Tensor, dtype: str) -> L
 def _make_quantized_tensor_linear(weight: QuantizedMatrix, bias: Tensor) -> Linear:
     """Return a product of torch's fbgemm engine or, in a large layer with many rows of x, of its oneDNN engine."""
     run, reduce_range = torch.ops.quantized.linear_dynamic.default, REDUCE_RANGE
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # tensors that contain their scale are deprecated, these products are not
+        zeros = torch.zeros(len(weight.rows), dtype=torch.long)
+        matrix = torch._make_per_channel_quantized_tensor(weight.rows, weight.scale, zeros, 0)
     is_large = len(weight.rows) >= LARGE and "onednn" in torch.backends.quantized.supported_engines
-    layouts = {} if is_large else {"fbgemm": _pack(weight, bias, "fbgemm")}
+    layouts: dict[str, Any] = {} if is_large else {"fbgemm": _pack(matrix, bias, "fbgemm")}
 
     def linear(x: Tensor) -> Tensor:
         engine = "onednn" if is_large and len(x) > MANY_ROWS else "fbgemm"
         packed = layouts.get(engine)
         if packed is None:  # a program that translates single sentences never needs the other layout
-            packed = layouts[engine] = _pack(weight, bias, engine)
+            packed = layouts[engine] = _pack(matrix, bias, engine)
         try:
             return run(x, packed, reduce_range)
         except RuntimeError as error:
@@ -110,17 +114,14 @@ def _make_quantized_tensor_linear(weight: QuantizedMatrix, bias: Tensor) -> Line
     return linear
 
 
-def _pack(weight: QuantizedMatrix, bias: Tensor, engine: str) -> Any:
-    """Return a weight and its bias in the layout of an engine of torch."""
-    with _PACKING, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # tensors that contain their scale are deprecated, these products are not
+def _pack(matrix: Tensor, bias: Tensor, engine: str) -> Any:
+    """Return a quantized weight and its bias in the layout of an engine of torch."""
+    with _PACKING:
         before = torch.backends.quantized.engine
         try:
             if engine in torch.backends.quantized.supported_engines:
                 torch.backends.quantized.engine = engine
-            zeros = torch.zeros(len(weight.rows), dtype=torch.long)
-            tensor = torch._make_per_channel_quantized_tensor(weight.rows, weight.scale, zeros, 0)
-            return torch.ops.quantized.linear_prepack(tensor, bias)
+            return torch.ops.quantized.linear_prepack(matrix, bias)
         finally:
             torch.backends.quantized.engine = before
 

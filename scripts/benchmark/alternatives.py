@@ -26,7 +26,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from fairseq_resmlp.common.environment import cpu_info
-from fairseq_resmlp.common.onednn import onednn_linear
+from fairseq_resmlp.common.onednn import onednn_linear, pack_onednn_weight
 
 LAYERS, D, HIDDEN, HEADS, VOCABULARY, BEAM = 6, 512, 2048, 8, 32_000, 4
 PAST, SOURCE = 15, 30  # number of earlier target positions, and of source tokens
@@ -50,7 +50,7 @@ def products():
     shapes = ((960, D, HIDDEN), (960, HIDDEN, D), *((M, D, VOCABULARY) for M in (960, 256, 64, 16, 4)))
     for M, K, N in shapes:
         x, W = torch.randn(M, K), torch.randn(N, K)
-        packed = torch.ops.mkldnn._reorder_linear_weight(W, M)
+        packed = pack_onednn_weight(W)
         fbgemm, onednn_int8 = (int8_product(W, engine) for engine in ("x86", "onednn"))
         bf16 = x.bfloat16(), W.bfloat16()
         runs = {

@@ -18,6 +18,7 @@ from typing import Any
 
 import click
 
+from fairseq_resmlp.cli.options import Count
 from fairseq_resmlp.common.atomic_write import open_output
 from fairseq_resmlp.common.environment import environment_info
 
@@ -52,7 +53,7 @@ end("reading")
 parts["reading"] = [a - b for a, b in zip(parts["reading"], checksums)]
 parts["checksums"] = checksums
 translator = Translator(model)
-end("packing of the weights")
+end("building the translator")
 translator.translate_batch([sys.argv[3]])
 end("first sentence")
 translator.translate_batch([sys.argv[3]])
@@ -106,7 +107,13 @@ def measure(name: str, model: str, repeats: int) -> dict[str, Any]:
 
 @click.command()
 @click.argument("models", nargs=-1, required=True, metavar="NAME=MODEL...")
-@click.option("--repeats", default=5, show_default=True, help="Runs of each command, of which the median is reported.")
+@click.option(
+    "--repeats",
+    default=5,
+    type=Count(),
+    show_default=True,
+    help="Runs of each command, of which the median is reported.",
+)
 @click.option("--out", required=True, type=click.Path(dir_okay=False), help="JSON file for the measurements.")
 def main(models: list[str], repeats: int, out: str) -> None:
     """Measure how long exported models take until their first translation."""

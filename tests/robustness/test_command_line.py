@@ -84,7 +84,7 @@ COMMANDS = {
     "doctor": [],
 }
 
-NEED_FAIRSEQ = {"average", "bench", "score", "report", "export", "convert"}
+NEED_FAIRSEQ = {"average", "score", "report", "export", "convert"}
 FEWEST = 5  # examples per command
 WITHOUT_FAIRSEQ = [
     *("data.corpus", "data.download", "data.sentencepiece_files", "data.shortlist_learning"),

@@ -15,7 +15,9 @@ def test_a_packed_weight_gives_the_same_product(rows):
     x, weight, bias = torch.randn(rows, 48), torch.randn(130, 48), torch.randn(130)
     before = weight.clone()
     expected = x @ weight.t() + bias
-    torch.testing.assert_close(onednn_linear(x, pack_onednn_weight(weight), bias), expected)
+    packed = pack_onednn_weight(weight)
+    assert packed.layout == torch._mkldnn
+    torch.testing.assert_close(onednn_linear(x, packed, bias), expected)
     torch.testing.assert_close(onednn_linear(x, weight, bias), expected)
     assert torch.equal(weight, before)
 
