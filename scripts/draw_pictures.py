@@ -55,7 +55,8 @@ def add_legend(figure: Figure) -> None:
     handles = {}
     for axes in figure.axes:
         handles.update(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-    figure.legend(handles.values(), handles, loc="outside lower center", ncols=len(handles), frameon=False)
+    columns = max(1, int(13 * figure.get_figwidth() / (6 + max(map(len, handles)))))
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=columns, frameon=False)
 
 
 def style_of(name: str, names: list[str]) -> dict[str, Any]:

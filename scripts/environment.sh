@@ -9,7 +9,7 @@ unset -v TMOUT
 unset -v SLURM_JOB_NODELIST SLURM_STEP_NODELIST
 set -euo pipefail
 export PYTHONUTF8=1 # paths and text are UTF-8 in every locale
-[ -n "${OMP_WAIT_POLICY:-}" ] || export GOMP_SPINCOUNT=${GOMP_SPINCOUNT:-10000} # docs/performance.md, "Threads"
+[ -n "${OMP_WAIT_POLICY:-}" ] || export GOMP_SPINCOUNT=${GOMP_SPINCOUNT:-1000} # docs/performance.md, "Threads"
 
 # torch says so when fairseq is imported, before the plugin can filter it.
 filter='ignore:`torch.jit.script` is deprecated'

@@ -244,7 +244,8 @@ def measured(files) -> str:
     found = read_json(files[0])
     rows = found["rows"]
     versions = "".join(f", {name} {version}" for name, version in found["versions"].items())
-    about = caption(f"{found['cpu']}, {found['threads']} threads{versions}, {found['date']}.")
+    flags = f" ({', '.join(found['flags'])})" if "flags" in found else ""
+    about = caption(f"{found['cpu']}{flags}, {found['threads']} threads{versions}, {found['date']}.")
     return table(list(rows[0]), [row.values() for row in rows]) + about
 
 
@@ -556,10 +557,10 @@ def cold_start(files) -> str:
         "model",
         "wall time (s)",
         "CPU time (s)",
-        "of torch's import",
-        "difference",
+        "CPU time of importing torch (s)",
+        "CPU time above that (s)",
         "peak memory (MB)",
-        "difference",
+        "memory above that of torch (MB)",
     ]
     parts = list(found["rows"][0]["parts"])
     steps = [[part, *(f"{row['parts'][part]['cpu']:.3f}" for row in found["rows"])] for part in parts]

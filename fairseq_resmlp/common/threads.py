@@ -8,7 +8,7 @@ from pathlib import Path
 from fairseq_resmlp.common.errors import InputError
 
 MAX_THREADS = 1024
-SPINS = 10_000  # as in scripts/environment.sh; docs/performance.md compares other values
+SPINS = 1_000  # as in scripts/environment.sh; docs/performance.md compares other values
 
 
 def default_threads() -> int:

@@ -297,6 +297,7 @@ def describe_environment():
             versions[name] = metadata.version(name)
     return {
         "cpu": cpu_info()[0],
+        "flags": cpu_info()[1],
         "threads": torch.get_num_threads(),
         "versions": versions,
         "date": str(datetime.date.today()),

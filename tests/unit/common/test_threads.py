@@ -75,7 +75,7 @@ def test_an_invalid_omp_num_threads_is_refused(monkeypatch, value):
 @pytest.mark.parametrize(
     "given, used",
     [
-        ({}, {"OMP_NUM_THREADS": "7", "GOMP_SPINCOUNT": "10000"}),
+        ({}, {"OMP_NUM_THREADS": "7", "GOMP_SPINCOUNT": "1000"}),
         ({"OMP_NUM_THREADS": "3", "OMP_WAIT_POLICY": "PASSIVE"}, {}),
         ({"GOMP_SPINCOUNT": "5"}, {"OMP_NUM_THREADS": "7"}),
     ],
