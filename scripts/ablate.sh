@@ -16,7 +16,7 @@
 # point and run again. Finished steps are skipped, and training resumes.
 accepts='TABLE --seeds --jobs --from --out --'
 . "$(dirname -- "$0")/common.sh"
-[ -n "$second" ] || fail "specify a table, such as $(ls "$root"/examples/quality/*.sh | head -n 1)"
+[ -n "$second" ] || fail "specify a table, such as $root/examples/quality/comparison.sh"
 [ -f "$second" ] || fail "table $second not found; see $0 --help"
 table=$(realpath "$second")
 ! grep -q "^against=" "$table" || fail "$table: the variable against was renamed to baseline"
