@@ -23,6 +23,7 @@ from fairseq.modules import FairseqDropout
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fairseq_resmlp.common.activation import ACTIVATION
 from fairseq_resmlp.common.errors import check_length
 from fairseq_resmlp.modules.affine import affine
 from fairseq_resmlp.modules.corner import corner
@@ -133,15 +134,12 @@ class LinearMixing(TokenMixing):
         return None if A is None else A.size(-1)
 
 
-ACTIVATION = {"gelu": F.gelu, "relu": F.relu}  # the choices of --activation-fn
-
-
 class FeedForward(nn.Module):
-    """C GELU(B x) in equation (3). Shape: (..., d) to (..., d)."""
+    """C GELU(B x) in equation (3). With GEGLU, B has twice as many rows. Shape: (..., d) to (..., d)."""
 
     def __init__(self, d: int, hidden: int, cfg):
         super().__init__()
-        self.B = Linear(d, hidden)
+        self.B = Linear(d, 2 * hidden if cfg.activation_fn == "geglu" else hidden)
         self.C = Linear(hidden, d)
         self.activation = ACTIVATION[cfg.activation_fn]
         self.activation_dropout = FairseqDropout(cfg.activation_dropout, module_name=self.__class__.__name__)

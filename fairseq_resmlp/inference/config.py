@@ -36,6 +36,7 @@ class NetworkConfig:
     mixing_heads: int = 1
     mixing: str = "linear"  # or toeplitz, whose A are stored as one weight per offset
     normalization: str = "affine"  # or layer: x is normalized before every sublayer and after each stack
+    activation: str = "gelu"  # or geglu
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -49,7 +50,11 @@ class NetworkConfig:
         ):
             if getattr(self, d) % getattr(self, heads):
                 raise InputError(f"{d} {getattr(self, d)} is not a multiple of {heads} {getattr(self, heads)}")
-        for name, known in (("mixing", ("linear", "toeplitz")), ("normalization", ("affine", "layer"))):
+        for name, known in (
+            ("mixing", ("linear", "toeplitz")),
+            ("normalization", ("affine", "layer")),
+            ("activation", ("gelu", "geglu")),
+        ):
             if getattr(self, name) not in known:
                 raise InputError(f"{name} is {getattr(self, name)!r}, not {' or '.join(known)}")
         for stack in ("encoder", "decoder"):  # few weights per offset expand to large matrices
@@ -85,7 +90,8 @@ class NetworkConfig:
             shapes[f"{stack}.scale"] = (L, d)
             shapes[f"{stack}.bias"] = (L, self.max_positions(stack), d)
             for layer in range(L):
-                linears.update({f"{stack}.{layer}.B": (hidden, d), f"{stack}.{layer}.C": (d, hidden)})
+                rows = 2 * hidden if self.activation == "geglu" else hidden
+                linears.update({f"{stack}.{layer}.B": (rows, d), f"{stack}.{layer}.C": (d, hidden)})
         shapes["encoder.shift"] = shapes["encoder.scale"]
         for name, (rows, columns) in linears.items():
             shapes.update({f"{name}.weight": (rows, columns), f"{name}.bias": (rows,)})

@@ -32,6 +32,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fairseq_resmlp.common.activation import ACTIVATION
 from fairseq_resmlp.common.errors import InputError
 from fairseq_resmlp.inference.config import EOS, PAD, UNK, NetworkConfig, Weights
 from fairseq_resmlp.inference.quantization import Linear, QuantizedMatrix, make_linear, quantize
@@ -121,6 +122,7 @@ class Network:
             raise InputError(f"{dtype} is not supported on device {device}: int8 requires a CPU, float16 a GPU")
         self.config, self.dtype, self.device = config, dtype, torch.device(device)
         self.float = torch.float16 if dtype == "float16" else torch.float32
+        self.activation = ACTIVATION[config.activation]
 
         def get(name: str) -> Tensor:
             value = weights[name]
@@ -243,7 +245,7 @@ class Network:
             sums = self.spread(torch.matmul(A, is_token).permute(2, 1, 0), x.size(1))  # row sums of A, B x S x 1 or d
             bias = torch.addcmul(self.bias[layer, :S], sums, self.shift[layer])
             x = x + pack(torch.addcmul(bias, self.mix(A, pad(self.normalize(x))), self.scale[layer]))
-            x.add_(apply_C(F.gelu(apply_B(self.normalize(x)))))
+            x.add_(apply_C(self.activation(apply_B(self.normalize(x)))))
         both = pad(self.keys_values(self.normalize(x))).view(B, S, L, 2, h, -1)
         keys = both[:, :, :, 0].permute(2, 0, 3, 4, 1).contiguous()
         values = both[:, :, :, 1].permute(2, 0, 3, 1, 4).contiguous()
@@ -325,7 +327,7 @@ class Network:
             p = torch.bmm(q, keys) if mask is None else torch.baddbmm(mask, q, keys)
             attended = torch.bmm(p.softmax(-1), values).view(B, h, k, -1).transpose(1, 2).reshape(R, d)
             x.add_(out_proj(attended))
-            x.add_(apply_C(F.gelu(apply_B(self.normalize(x)))))
+            x.add_(apply_C(self.activation(apply_B(self.normalize(x)))))
         return self.normalize(x), inputs
 
     def topk_candidates(
@@ -394,5 +396,5 @@ class Network:
             q = q_proj(self.normalize(x)).view(T, h, -1).transpose(0, 1)
             p = torch.bmm(q, cache.keys[i, 0]).softmax(-1)  # h x T x S
             x.add_(out_proj(torch.bmm(p, cache.values[i, 0]).transpose(0, 1).reshape(T, d)))
-            x.add_(apply_C(F.gelu(apply_B(self.normalize(x)))))
+            x.add_(apply_C(self.activation(apply_B(self.normalize(x)))))
         return p.mean(0)

@@ -13,10 +13,11 @@ from fairseq.tasks.translation import TranslationTask
 from fairseq.tasks.translation_lev import TranslationLevenshteinTask
 from fairseq.tasks.translation_multi_simple_epoch import TranslationMultiSimpleEpochTask
 
+from fairseq_resmlp.common.activation import ACTIVATION
 from fairseq_resmlp.common.errors import InputError
 from fairseq_resmlp.model import mixing_variants  # noqa: F401  registers the choices of --token-mixing
 from fairseq_resmlp.modules.token_mixing import TOKEN_MIXING
-from fairseq_resmlp.resmlp import ACTIVATION, NORMALIZATION
+from fairseq_resmlp.resmlp import NORMALIZATION
 
 
 @dataclass
@@ -84,7 +85,11 @@ class ResMLPConfig(FairseqDataclass):
         default="none", metadata={"help": "positional embeddings, added to the token embeddings; the paper has none"}
     )
     activation_fn: ChoiceEnum(list(ACTIVATION)) = field(
-        default="gelu", metadata={"help": "activation between the two layers of a feed-forward layer"}
+        default="gelu",
+        metadata={
+            "help": "activation between the two layers of a feed-forward layer; geglu is GELU(B x) * (B' x), with a "
+            "second matrix B' of the same size"
+        },
     )
     dropout: float = field(
         default=0.1, metadata={"help": "dropout on the embeddings and at the end of each residual branch"}

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fairseq_resmlp.common.activation import geglu
 from fairseq_resmlp.common.errors import InputError
 from fairseq_resmlp.common.model_files import SENTENCEPIECE_NAMES, find_model_files
 from fairseq_resmlp.inference.config import NetworkConfig
@@ -98,7 +99,7 @@ def _check_supported(model: nn.Module) -> None:
             layers[0].mixing, (LinearMixing, NoMixing)
         ),
         "--positional-embeddings": model.encoder.positions.P is not None,
-        "--activation-fn": any(layer.ffn.activation is not F.gelu for layer in layers),
+        "--activation-fn relu": layers[0].ffn.activation is F.relu,
     }
     for option, present in unsupported.items():
         if present:
@@ -167,7 +168,7 @@ def _network_config(model: nn.Module, weights: dict[str, Tensor]) -> NetworkConf
     sizes = {}
     for name in ("encoder", "decoder"):
         sizes[f"{name}_vocab_size"], sizes[f"{name}_embed_dim"] = weights[f"{name}.embed"].shape
-        sizes[f"{name}_ffn_dim"] = len(weights[f"{name}.0.B.weight"])
+        sizes[f"{name}_ffn_dim"] = weights[f"{name}.0.C.weight"].size(1)
         sizes[f"{name}_layers"] = len(weights[f"{name}.scale"])
         sizes[f"{name}_max_positions"] = getattr(model, name).N
     return NetworkConfig(
@@ -176,4 +177,5 @@ def _network_config(model: nn.Module, weights: dict[str, Tensor]) -> NetworkConf
         mixing_heads=getattr(first, "heads", 1),
         mixing="toeplitz" if isinstance(first, ToeplitzMixing) else "linear",
         normalization="layer" if isinstance(model.encoder.final, LayerNorm) else "affine",
+        activation="geglu" if model.encoder.layers[0].ffn.activation is geglu else "gelu",
     )

@@ -16,6 +16,7 @@ VARIANTS = [
     {"token_mixing": "toeplitz_linear", "mixing_heads": 4, "no_mixing_bias": True},
     {"no_mixing_bias": True, "activation_fn": "relu", "mixing_init_std": 0.1},
     {"normalization": "layer", "positional_embeddings": "learned"},
+    {"activation_fn": "geglu", "token_mixing": "toeplitz"},
     {"positional_embeddings": "sinusoidal"},
 ]
 

@@ -24,6 +24,7 @@ from support.paths import GOLDEN
         {"token_mixing": "toeplitz_linear", "mixing_heads": 4},
         {"mixing_heads": 2, "encoder_embed_dim": 24},
         {"no_mixing_bias": True},
+        {"activation_fn": "geglu"},
         LAYER_NORM,
         {**LAYER_NORM, "token_mixing": "toeplitz", "mixing_heads": 4, "encoder_embed_dim": 24},
         {**LAYER_NORM, "token_mixing": "none"},
@@ -62,7 +63,7 @@ def test_a_model_prepared_for_generation_gives_the_same_weights():
         ({"token_mixing": "mlp"}, "--token-mixing other than linear, toeplitz, toeplitz_linear and none"),
         ({"token_mixing": "conv"}, "--token-mixing other than linear, toeplitz, toeplitz_linear and none"),
         ({"positional_embeddings": "learned"}, "--positional-embeddings"),
-        ({"activation_fn": "relu"}, "--activation-fn"),
+        ({"activation_fn": "relu"}, "--activation-fn relu"),
     ],
     ids=str,
 )
