@@ -1,5 +1,7 @@
 """Activations between the two layers of a feed-forward layer: the choices of --activation-fn."""
 
+from collections.abc import Callable
+
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -13,4 +15,4 @@ def geglu(x: Tensor) -> Tensor:
     return F.gelu(gate) * value
 
 
-ACTIVATION = {"gelu": F.gelu, "relu": F.relu, "geglu": geglu}
+ACTIVATION: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu, "geglu": geglu}
