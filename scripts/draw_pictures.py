@@ -151,6 +151,34 @@ def speed(measured: list[dict[str, Any]]) -> Figure:
     return figure
 
 
+def growth(measured: list[dict[str, Any]]) -> Figure:
+    """Draw the time per token of translation by length, beam, batch and vocabulary: the median of the measurements."""
+    (found,) = measured
+    labels = {
+        "length": "tokens per sentence",
+        "beam": "beam size",
+        "batch": "sentences per batch",
+        "vocabulary": "vocabulary",
+    }
+    figure, plots = panels([""] * len(labels), "µs per token")
+    figure.set_figwidth(2.6 * len(labels))
+    for axes, (sweep, label) in zip(plots, labels.items(), strict=True):
+        rows = [row for row in found["rows"] if row["sweep"] == sweep]
+        values = [row[sweep] for row in rows]
+        for name, style in zip(rows[0]["microseconds"], line_styles()):  # noqa: B905  line_styles() is endless
+            times = [row["microseconds"][name] for row in rows]
+            axes.plot(values, list(map(statistics.median, times)), label=name, markersize=4, linewidth=1.2, **style)
+            axes.fill_between(values, list(map(min, times)), list(map(max, times)), alpha=0.2, color=style["color"])
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(values, [f"{value // 1000}k" if value >= 1000 else str(value) for value in values])
+        axes.set_xticks([], minor=True)
+        axes.set_ylim(bottom=0)
+        axes.yaxis.set_major_formatter(lambda y, _: f"{y:,.0f}")
+        axes.set_xlabel(label)
+    add_legend(figure)
+    return figure
+
+
 MEASURED = ROOT / "docs" / "measured"
 COMPARISONS = [MEASURED / f"quality-comparison-{name}.json" for name in ("en-de", "en-fr", "tatoeba")]
 LENGTHS = {

@@ -9,7 +9,7 @@ from fairseq_resmlp.cli.exported_models import exported_model, files_of_model
 from fairseq_resmlp.cli.options import Count, threads_option
 from fairseq_resmlp.common.atomic_write import refuse_overwriting
 from fairseq_resmlp.common.errors import InputError
-from fairseq_resmlp.common.threads import default_threads
+from fairseq_resmlp.common.threads import MAX_THREADS, default_threads
 
 DTYPES = click.Choice(["int8", "float32", "float16"])
 
@@ -64,6 +64,11 @@ DTYPES = click.Choice(["int8", "float32", "float16"])
 @click.option("--batch-size", default=64, type=Count(), show_default=True, help="Maximum sentences per batch.")
 @click.option("--max-tokens", default=4096, type=Count(), show_default=True, help="Maximum source tokens per batch.")
 @threads_option()
+@click.option(
+    "--workers",
+    type=Count(max=MAX_THREADS),
+    help="Batches translated at the same time, which share the threads (default: 2 on a CPU with 2 or more threads).",
+)
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, ...")
 @click.option("--dtype", type=DTYPES, help="Type of the matrices (default: as exported; float16 on a GPU).")
 @click.option(
@@ -79,6 +84,7 @@ def translate(
     source_column: str | None,
     target_column: str | None,
     threads: int | None,
+    workers: int | None,
     device: str,
     dtype: str | None,
     cuda_graphs: bool,
@@ -123,6 +129,7 @@ def translate(
         translator = Translator.load(
             exported,
             threads=threads or default_threads(),
+            workers=workers,
             device=device,
             dtype=dtype,
             max_batch=batch_size,

@@ -111,9 +111,8 @@ def beam_search(
             f"a beam of {options.beam} is too large for {entries} target entries: the maximum is --beam "
             f"{max(1, (entries - 2) // 2)}"
         )
-    with network.lock:
-        search = _Search(network, sources, options, allowed, max_len)
-        search.run(step_callback)
+    search = _Search(network, sources, options, allowed, max_len)
+    search.run(step_callback)
     found = [sorted(sentence.finished, key=lambda hypothesis: -hypothesis.score) for sentence in search.sentences]
     for sentence, hypotheses in zip(search.sentences, found):
         if not sentence.is_abandoned and not (hypotheses and math.isfinite(hypotheses[0].score)):

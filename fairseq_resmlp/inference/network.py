@@ -163,8 +163,7 @@ class Network:
         elif dtype != "int8":
             output = get("output.weight")
         self.output_weight, self.output_bias = output, get("output.bias")
-        self.lock = threading.Lock()  # one search at a time: searches share the store
-        self._store = torch.empty(0, dtype=self.float, device=self.device)
+        self._memory = threading.local()  # a search in another thread needs a store of its own
 
     @cached_property
     def output(self) -> OutputLayer:
@@ -215,9 +214,10 @@ class Network:
         """Return memory for the input of every mixing layer at every position and row: positions x rows x L x d."""
         sizes = (positions, rows, self.config.decoder_layers, self.config.decoder_embed_dim)
         count = positions * rows * sizes[2] * sizes[3]
-        if self._store.numel() < count:  # reused by the next batch, because fresh pages cost time
-            self._store = torch.empty(count, dtype=self.float, device=self.device)
-        return self._store[:count].view(sizes)
+        store: Tensor | None = getattr(self._memory, "store", None)
+        if store is None or store.numel() < count:  # reused by the next batch, because fresh pages cost time
+            store = self._memory.store = torch.empty(count, dtype=self.float, device=self.device)
+        return store[:count].view(sizes)
 
     def encode(self, source: Tensor) -> EncoderCache:
         """Encode a batch. Linear layers process tokens only, not padding.

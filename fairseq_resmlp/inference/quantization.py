@@ -97,15 +97,22 @@ def _make_quantized_tensor_linear(weight: QuantizedMatrix, bias: Tensor) -> Line
         zeros = torch.zeros(len(weight.rows), dtype=torch.long)
         matrix = torch._make_per_channel_quantized_tensor(weight.rows, weight.scale, zeros, 0)
     is_large = len(weight.rows) >= LARGE and "onednn" in torch.backends.quantized.supported_engines
-    layouts: dict[str, Any] = {} if is_large else {"fbgemm": _pack(matrix, bias, "fbgemm")}
+    layouts: dict[str, Any] = {}
+
+    def pack(engine: str) -> None:
+        with _PACKING:
+            if engine not in layouts:  # another thread may have been faster
+                layouts[engine] = _pack(matrix, bias, engine)
+
+    if not is_large:
+        pack("fbgemm")
 
     def linear(x: Tensor) -> Tensor:
         engine = "onednn" if is_large and len(x) > MANY_ROWS else "fbgemm"
-        packed = layouts.get(engine)
-        if packed is None:  # a program that translates single sentences never needs the other layout
-            packed = layouts[engine] = _pack(matrix, bias, engine)
+        if engine not in layouts:  # a program that translates single sentences never needs the other layout
+            pack(engine)
         try:
-            return run(x, packed, reduce_range)
+            return run(x, layouts[engine], reduce_range)
         except RuntimeError as error:
             if x.isfinite().all():
                 raise
@@ -116,14 +123,13 @@ def _make_quantized_tensor_linear(weight: QuantizedMatrix, bias: Tensor) -> Line
 
 def _pack(matrix: Tensor, bias: Tensor, engine: str) -> Any:
     """Return a quantized weight and its bias in the layout of an engine of torch."""
-    with _PACKING:
-        before = torch.backends.quantized.engine
-        try:
-            if engine in torch.backends.quantized.supported_engines:
-                torch.backends.quantized.engine = engine
-            return torch.ops.quantized.linear_prepack(matrix, bias)
-        finally:
-            torch.backends.quantized.engine = before
+    before = torch.backends.quantized.engine
+    try:
+        if engine in torch.backends.quantized.supported_engines:
+            torch.backends.quantized.engine = engine
+        return torch.ops.quantized.linear_prepack(matrix, bias)
+    finally:
+        torch.backends.quantized.engine = before
 
 
 def _make_onednn_int8_linear(weight: QuantizedMatrix, bias: Tensor) -> Linear:

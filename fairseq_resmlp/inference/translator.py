@@ -5,7 +5,9 @@ translator = Translator.load("model")
 result.text, result.score, result.hypotheses, result.alignments
 """
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,11 +31,13 @@ _DEFAULTS = TranslationOptions()
 
 
 class Translator:
-    """An exported model, ready to translate. Threads can share it; they search one at a time.
+    """An exported model, ready to translate. Threads can share it; they translate one after the other.
 
     Args:
         exported: from `load_exported_model`
         threads: CPU threads of torch while this translator computes; None: torch's own setting
+        workers: batches that are translated at the same time if there are enough of them, each with its share of the
+            threads; None: two on a CPU, if there are at least two threads
         device: a torch device
         dtype: of the matrices; None: as stored on a CPU, float16 on a GPU
         max_batch: maximum number of sentences in a batch
@@ -45,6 +49,7 @@ class Translator:
         self,
         exported: ExportedModel,
         threads: int | None = None,
+        workers: int | None = None,
         device: str = "cpu",
         dtype: str | None = None,
         max_batch: int = 64,
@@ -52,11 +57,17 @@ class Translator:
         cuda_graphs: bool = False,
     ):
         check_device(device)
+        on_cpu = torch.device(device).type == "cpu"
         if dtype is None:
-            on_cpu = torch.device(device).type == "cpu"
             dtype = exported.dtype if on_cpu and exported.dtype != "float16" else "float32" if on_cpu else "float16"
         self.network = Network(exported.config, exported.weights, dtype, device, cuda_graphs)
         self.threads, self.max_batch, self.max_tokens = threads, max_batch, max_tokens
+        if workers is None:
+            workers = min(2, threads or torch.get_num_threads()) if on_cpu else 1
+        elif workers > 1 and not on_cpu:
+            raise InputError(f"--workers {workers} is for CPUs: with --device {device}, use --workers 1")
+        self.workers = workers
+        self._lock = threading.RLock()  # threads that compete for the same cores slow each other down
         self.source_ids = {entry: number for number, entry in enumerate(exported.source)}
         self.target = exported.target
         self.languages: tuple[str, str] = (exported.languages[0], exported.languages[1])
@@ -134,8 +145,8 @@ class Translator:
             lines = [self.prepare(line, options) for line in window]
             done = sum(line.is_complete for line in lines)  # those without tokens
             progress_callback(done)
-            for batch in self.batches([sentence for line in lines for sentence in line.sentences]):
-                self.translate_sentences(batch)
+            batches = list(self.batches([sentence for line in lines for sentence in line.sentences]))
+            for _ in self._translate_all(batches):
                 before, done = done, sum(line.is_complete for line in lines)
                 progress_callback(done - before)
             yield from (line.translation() for line in lines)
@@ -185,11 +196,44 @@ class Translator:
         Raises:
             InputError: see `translate_batch`
         """
-        with self._torch_threads():
-            found = self.search([sentence.ids for sentence in batch], batch[0].options.search, step_callback)
-            for sentence, hypotheses in zip(batch, found):
-                kept = hypotheses[: sentence.options.n_best]
-                sentence.hypotheses = [self._hypothesis(sentence, hypothesis) for hypothesis in kept]
+        with self._lock, self._torch_threads():
+            self._translate(batch, step_callback)
+
+    def _translate(self, batch: Sequence[Sentence], step_callback: StepCallback | None = None) -> None:
+        found = self.search([sentence.ids for sentence in batch], batch[0].options.search, step_callback)
+        for sentence, hypotheses in zip(batch, found):
+            kept = hypotheses[: sentence.options.n_best]
+            sentence.hypotheses = [self._hypothesis(sentence, hypothesis) for hypothesis in kept]
+
+    def _translate_all(self, batches: Sequence[Sequence[Sentence]]) -> Iterator[None]:
+        """Translate batches, several at the same time if that keeps every worker busy. Yields after each batch.
+
+        Small operations gain little from a second thread. Two batches with one thread each are translated faster than
+        one after the other with two threads (docs/performance.md, "Threads").
+        """
+        if self.workers == 1 or len(batches) < 2 * self.workers:
+            for batch in batches:
+                self.translate_sentences(batch)
+                yield
+            return
+        if self.shortlist is None:
+            _ = self.network.output  # built once, not by each worker
+        before = torch.get_num_threads()
+        share = max(1, (self.threads or before) // self.workers)
+        try:
+            with (
+                self._lock,
+                ThreadPoolExecutor(self.workers, "translation", torch.set_num_threads, (share,)) as pool,
+            ):
+                try:
+                    for done in as_completed([pool.submit(self._translate, batch) for batch in batches]):
+                        done.result()
+                        yield
+                except BaseException:  # also if the caller does not continue
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    raise
+        finally:
+            torch.set_num_threads(before)
 
     def search(
         self, sources: Sequence[Sequence[int]], options: SearchOptions, step_callback: StepCallback | None = None

@@ -348,7 +348,7 @@ def measure_fast(settings: Settings, notes: list[str]) -> list[Row]:
                 log(what)
                 source = systems.make_sentences(count, LENGTH, settings)
                 searches = {
-                    name: partial(process.apply, search_in_process, (source, use_shortlist))
+                    name: partial(process.apply, search_in_process, (source, LENGTH, use_shortlist))
                     for name, process in processes.items()
                 }
                 seconds = time_alternately(with_length_check(searches, count * LENGTH), settings)
@@ -369,12 +369,12 @@ def init_search_process(name: str, settings: Settings) -> None:
     system, dtype = name.split()
     torch.set_num_threads(settings.threads if system == "resmlp" else 1)
     make = systems.resmlp_search if system == "resmlp" else systems.ctranslate2_search
-    _search = make(settings, LENGTH, dtype)
+    _search = make(settings, dtype)
 
 
-def search_in_process(source: torch.Tensor, use_shortlist: bool) -> int:
-    """Translate one batch and return the number of tokens of the best hypotheses."""
-    return _search(source, use_shortlist)
+def search_in_process(source: torch.Tensor, length: int, use_shortlist: bool = False, beam: int = systems.BEAM) -> int:
+    """Call the prepared `systems.Search`."""
+    return _search(source, length, use_shortlist, beam)
 
 
 def measure_breakdown(settings: Settings) -> list[dict[str, Any]]:

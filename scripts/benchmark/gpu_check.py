@@ -92,11 +92,11 @@ def check_waits(plan: Plan) -> Iterator[Result]:
     """Count how often the host waits for the device, with torch's own detector."""
     sample = systems.make_batch(16, LENGTH, plan.settings)
     trainer = systems.make_trainer(RESMLP, plan.settings, OWN_CRITERION, "amp")
-    network_search = systems.resmlp_search(plan.settings, LENGTH, "float16")
+    network_search = systems.resmlp_search(plan.settings, "float16")
     source = systems.make_sentences(16, LENGTH, plan.settings)
     runs: dict[str, tuple[Callable[[], object], int]] = {
         "update": (partial(trainer.train_step, [sample]), 1),
-        "step of the inference engine": (partial(network_search, source, False), LENGTH),
+        "step of the inference engine": (partial(network_search, source, LENGTH), LENGTH),
     }
     for name, (run, count) in runs.items():
         run()
@@ -250,9 +250,9 @@ def measure_translation(plan: Plan) -> Iterator[Result]:
         source = systems.make_sentences(count, LENGTH, plan.settings)
         searches: dict[str, Callable[[], object]] = {}
         for cuda_graphs in (False, True) if plan.device == "cuda" else (False,):
-            search = systems.resmlp_search(plan.settings, LENGTH, dtype, cuda_graphs)
+            search = systems.resmlp_search(plan.settings, dtype, cuda_graphs)
             name = f"inference engine{', CUDA graphs' if cuda_graphs else ''}"
-            searches[name] = partial(search, source, False)
+            searches[name] = partial(search, source, LENGTH)
         searches |= {
             "fairseq-generate": systems.fairseq_search(RESMLP, plan.settings, source, LENGTH),
             "fairseq-generate, Transformer": systems.fairseq_search(TRANSFORMER, plan.settings, source, LENGTH),

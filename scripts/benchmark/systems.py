@@ -11,6 +11,7 @@ from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from fairseq import options, tasks
@@ -239,16 +240,25 @@ def import_ctranslate2():
         ) from error
 
 
-# Translates sources (count x S), optionally with a shortlist, and returns the number of tokens of the best hypotheses
-Search = Callable[[torch.Tensor, bool], int]
+class Search(Protocol):
+    """A prepared beam search."""
+
+    def __call__(self, source: torch.Tensor, length: int, use_shortlist: bool = False, beam: int = BEAM) -> int:
+        """Translate a batch, and return the number of tokens of the best hypotheses.
+
+        Args:
+            source: sentences, count x S
+            length: tokens of a hypothesis, including the end-of-sentence token; also the number of steps of the search
+            use_shortlist: choose from a shortlist of target words
+            beam: beam size
+        """
 
 
-def ctranslate2_search(settings: Settings, length: int, dtype: str) -> Search:
+def ctranslate2_search(settings: Settings, dtype: str) -> Search:
     """Prepare CTranslate2's beam search with the weights of fairseq's Transformer.
 
     Args:
         settings: settings of all measurements
-        length: tokens of a hypothesis; also the number of steps of the search
         dtype: float32 or int8
 
     Raises:
@@ -270,10 +280,10 @@ def ctranslate2_search(settings: Settings, length: int, dtype: str) -> Search:
             converted, compute_type=dtype, inter_threads=1, intra_threads=settings.threads
         )
 
-    def translate(source: torch.Tensor, use_shortlist: bool) -> int:
+    def translate(source: torch.Tensor, length: int, use_shortlist: bool = False, beam: int = BEAM) -> int:
         results = translator.translate_batch(
             [[words[i] for i in row[:-1]] for row in source.tolist()],  # CTranslate2 adds the end-of-sentence token
-            beam_size=BEAM,
+            beam_size=beam,
             min_decoding_length=length,
             max_decoding_length=length,
             use_vmap=use_shortlist,
@@ -284,18 +294,18 @@ def ctranslate2_search(settings: Settings, length: int, dtype: str) -> Search:
     return translate
 
 
-def resmlp_search(settings: Settings, length: int, dtype: str, cuda_graphs: bool = False) -> Search:
-    """Prepare the inference engine, like `ctranslate2_search`. Here, `length` includes the end-of-sentence token."""
+def resmlp_search(settings: Settings, dtype: str, cuda_graphs: bool = False) -> Search:
+    """Prepare the inference engine, like `ctranslate2_search`."""
     _, _, model = make_model(RESMLP, settings)
     network = Network(*to_inference_weights(model), dtype, settings.device, cuda_graphs)
-    search_options = SearchOptions(beam=BEAM, min_len=length - 1, max_len_a=0, max_len_b=length - 1)
     words = make_dictionary(settings).symbols
     with tempfile.TemporaryDirectory() as directory:
         vmap = os.path.join(directory, "vmap.txt")
         write_shortlist(vmap, settings)
         shortlist = Shortlist.read(vmap, words, words)
 
-    def translate(source: torch.Tensor, use_shortlist: bool) -> int:
+    def translate(source: torch.Tensor, length: int, use_shortlist: bool = False, beam: int = BEAM) -> int:
+        search_options = SearchOptions(beam=beam, min_len=length - 1, max_len_a=0, max_len_b=length - 1)
         sources = source.tolist()
         allowed = shortlist.allowed(sources) if use_shortlist else None
         found = beam_search(network, sources, search_options, allowed)

@@ -34,6 +34,7 @@ OPENMP = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 # torch is loaded first, with the variables as they are: fairseq-resmlp would set those that are missing.
 TRANSLATE = "import torch; from fairseq_resmlp.cli.main import main; main()"
 TRAIN = "from fairseq_cli.train import cli_main; cli_main()"
+TWO_WORKERS = "translate, 2 workers"
 BUSY = "import sys, time; end = time.monotonic() + float(sys.argv[1])\nwhile time.monotonic() < end: pass"
 MARGIN = 30  # seconds that a neighbour runs for longer than the command may
 
@@ -44,19 +45,27 @@ def commands(model: str, text: str, data: str, updates: int, checkpoints: str) -
     train += " --lr-scheduler fixed --warmup-updates 300 --criterion fused_label_smoothed_cross_entropy"
     train += f" --clip-norm 1.0 --max-tokens 1000 --max-update {updates} --seed 1 --cpu --no-save --disable-validation"
     train += f" --save-dir {checkpoints}"
+    translate = [sys.executable, "-c", TRANSLATE, "translate", model, "--input", text, "--output", os.devnull]
     return {
-        "translate": [sys.executable, "-c", TRANSLATE, "translate", model, "--input", text, "--output", os.devnull],
+        "translate, 1 worker": [*translate, "--workers", "1"],
+        TWO_WORKERS: [*translate, "--workers", "2"],
         "training": [sys.executable, "-c", TRAIN, *train.split()],
     }
 
 
-def policies(counts: list[int], spins: list[int]) -> Iterator[tuple[int, str, dict[str, str]]]:
-    """Yield numbers of threads, with names and variables of the waiting policies. One thread never waits."""
+def policies(name: str, counts: list[int], spins: list[int]) -> Iterator[tuple[int, str, dict[str, str]]]:
+    """Yield numbers of threads, with names and variables of the waiting policies, for one of `commands`.
+
+    One thread never waits for others. Two workers need a thread each.
+    """
     for threads in counts:
         if threads == 1:
-            yield threads, "", {}
+            if name != TWO_WORKERS:
+                yield threads, "", {}
             continue
         yield threads, "default", {}
+        if name == TWO_WORKERS and threads == 2:
+            continue
         yield threads, "passive", {"OMP_WAIT_POLICY": "PASSIVE"}
         for spin in spins:
             yield threads, f"{spin:,} spins", {"GOMP_SPINCOUNT": str(spin)}
@@ -142,7 +151,7 @@ def main(
         with open(source, "w", encoding="utf-8") as file:
             file.writelines(f"{sentence}\n" for sentence, _ in zip(itertools.cycle(sentences), range(lines)))
         for name, command in commands(model, source, data, updates, temporary).items():
-            for threads, policy, variables in policies(counts, spins):
+            for threads, policy, variables in policies(name, counts, spins):
                 variables = {"OMP_NUM_THREADS": str(threads), **variables}
                 row: dict[str, Any] = {"command": name, "threads": threads, "policy": policy}
                 for key, count in (("alone", 0), ("beside", crowd)):

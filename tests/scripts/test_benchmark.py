@@ -6,6 +6,7 @@ import sys
 from functools import partial
 from statistics import median
 
+import growth
 import pytest
 import torch
 from click.testing import CliRunner
@@ -180,9 +181,11 @@ def test_all_systems_generate_the_same_number_of_tokens(count):
     for dtype in ("float32", "int8"):
         makers = [systems.resmlp_search] + [systems.ctranslate2_search] * bool(package_version("ctranslate2"))
         for make in makers:
-            search = make(SMALL, 11, dtype)
+            search = make(SMALL, dtype)
             for shortlist in (False, True):
-                searches[f"{make.__name__} {dtype} {shortlist}"] = partial(search, source, shortlist)
+                for beam in (4, 1):
+                    label = f"{make.__name__} {dtype} {shortlist} {beam}"
+                    searches[label] = partial(search, source, 11, shortlist, beam)
     assert {name: search() for name, search in searches.items()} == {name: 11 * count for name in searches}
 
 
@@ -272,6 +275,30 @@ def test_results_fill_the_tables(found, tmp_path, monkeypatch):
 def test_the_headline_table_finds_its_speed_measurements(found):
     update_tables = load_script(SCRIPTS / "update_tables.py")
     assert {update_tables.TIMED_AS_TRAINED, update_tables.TIMED_ALIKE} <= {row["what"] for row in found["rows"]}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(package_version("ctranslate2") is None, reason="ctranslate2 is not installed")
+def test_growth_is_measured_at_every_point_for_both_systems(monkeypatch, tmp_path):
+    monkeypatch.setattr(growth, "SWEEPS", {"length": (4, 9), "beam": (1,), "batch": (3,), "vocabulary": (300,)})
+    monkeypatch.setattr(growth, "USUAL", {"length": 5, "beam": 2, "batch": 2, "vocabulary": 400})
+    monkeypatch.setattr(growth, "Settings", partial(systems.Settings, shortest=0))
+    out = tmp_path / "growth.json"
+    sizes = [size for size in SIZES if "vocabulary" not in size]
+    done = CliRunner().invoke(growth.main, ["--out", str(out), *sizes], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    rows = json.loads(out.read_text(encoding="utf-8"))["rows"]
+    places = [(row["sweep"], row["length"], row["beam"], row["batch"], row["vocabulary"]) for row in rows]
+    assert places == [
+        ("length", 4, 2, 4, 400),
+        ("length", 9, 2, 4, 400),
+        ("beam", 5, 1, 2, 400),
+        ("batch", 5, 2, 3, 400),
+        ("vocabulary", 5, 2, 2, 300),
+    ]
+    for row in rows:
+        assert list(row["microseconds"]) == ["inference engine", "CTranslate2"]
+        assert all(len(times) == SMALL.pairs and min(times) > 0 for times in row["microseconds"].values())
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import math
 import re
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -148,6 +149,67 @@ def test_the_threads_of_torch_are_as_before_after_a_translation(exported_models)
     (sentence,) = translator.prepare(PLAIN, TranslationOptions(**SHORT)).sentences
     translator.translate_sentences([sentence], lambda targets: seen.append(torch.get_num_threads()))
     assert set(seen) == {before + 1}
+    assert torch.get_num_threads() == before
+
+
+def watch_searches(translator, monkeypatch):
+    """Record the thread and torch's number of threads of each search."""
+    found, search = [], translator.search
+
+    def watched(*arguments):
+        found.append((threading.get_ident(), torch.get_num_threads()))
+        return search(*arguments)
+
+    monkeypatch.setattr(translator, "search", watched)
+    return found
+
+
+def test_workers_share_the_threads_and_give_the_translations_of_one_worker(exported_models, monkeypatch):
+    path, before = str(exported_models / "float32"), torch.get_num_threads()
+    lines = [" ".join(LINES[: 1 + i % 3]) for i in range(40)]
+    expected = Translator.load(path, threads=4, workers=1, max_batch=4).translate_batch(lines, **SHORT)
+    translator = Translator.load(path, threads=4, workers=2, max_batch=4)
+    searches = watch_searches(translator, monkeypatch)
+    # Each worker waits for the other one in its first batch, so both translate some.
+    barrier, search, waited = threading.Barrier(2, timeout=60), translator.search, threading.local()
+
+    def meet(*arguments):
+        if not hasattr(waited, "done"):
+            waited.done = barrier.wait()
+        return search(*arguments)
+
+    monkeypatch.setattr(translator, "search", meet)
+    found = translator.translate_batch(lines, **SHORT)
+    assert [line.text for line in found] == [line.text for line in expected]
+    assert [line.score for line in found] == pytest.approx([line.score for line in expected], abs=1e-5)
+    assert len({thread for thread, _ in searches}) == 2
+    assert {threads for _, threads in searches} == {2}
+    assert torch.get_num_threads() == before
+
+
+def test_too_few_batches_for_the_workers_are_translated_one_by_one(exported_models, monkeypatch):
+    translator = Translator.load(str(exported_models / "float32"), threads=4, workers=2, max_batch=4)
+    searches = watch_searches(translator, monkeypatch)
+    translator.translate_batch([PLAIN] * 12, **SHORT)  # three batches
+    assert searches == [(threading.get_ident(), 4)] * 3
+
+
+def test_an_error_of_a_worker_ends_the_translation(exported_models, monkeypatch):
+    translator, before = (
+        Translator.load(str(exported_models / "float32"), workers=2, max_batch=1),
+        torch.get_num_threads(),
+    )
+    searches = watch_searches(translator, monkeypatch)
+    search = translator.search
+
+    def fail(*arguments):
+        search(*arguments)
+        raise InputError("this batch fails")
+
+    monkeypatch.setattr(translator, "search", fail)
+    with pytest.raises(InputError, match="this batch fails"):
+        translator.translate_batch([PLAIN] * 100, **SHORT)
+    assert len(searches) < 50
     assert torch.get_num_threads() == before
 
 
