@@ -46,10 +46,10 @@ reliability: ## measure the figures of docs/reliability.md
 		tests/fairseq_cli/test_fairseq_commands.py tests/unit/fairseq_patches/test_divergence.py tests/unit/model/test_registration.py
 	$(MAKE) tables
 
-bench: ## compare speed with fairseq's Transformer and CTranslate2
+bench: ## measure the tables and pictures of docs/performance.md (40 minutes)
 	$(INSTALL)bench
-	$(BIN)/python scripts/benchmark/bench.py --out docs/measured/speed.json
-	$(MAKE) tables
+	@PATH="$(CURDIR)/$(BIN):$$PATH" scripts/benchmark/run_all.sh
+	$(MAKE) results
 
 lint: ## check style, formatting, types and import layers
 	$(INSTALL)test

@@ -2,9 +2,9 @@
 
     python scripts/benchmark/alternatives.py docs/measured/alternatives [--threads 2] [--only PART...]
 
-Parts: products, attention, beams, runtimes. The last one also times a decoding step in ONNX Runtime and OpenVINO, if
-they are installed (pip install onnx onnxruntime openvino nncf). Models have base size and random weights. All values
-are medians in milliseconds.
+Parts: products, attention, beams, runtimes, bandwidth. The part "runtimes" also times a decoding step in ONNX Runtime
+and OpenVINO, if they are installed (pip install onnx onnxruntime openvino nncf). Models have base size and random
+weights. All values are medians in milliseconds, except in "bandwidth".
 """
 
 import argparse
@@ -175,27 +175,60 @@ def inputs(sentences):
     )
 
 
-def runtimes():
-    """One decoding step in each installed runtime, without the bookkeeping of the hypotheses."""
+def runtimes(rounds=5):
+    """One decoding step in each installed runtime, without the bookkeeping of the hypotheses.
+
+    The runtimes take turns, so that other load on the machine affects all of them.
+    """
     step, threads = Step().eval(), torch.get_num_threads()
-    rows = []
-
-    def row(name, run):
-        batches = {B: inputs(B) for B in BATCHES}
-        rows.append({"": name, **{f"batch {B}": milliseconds(lambda x=x: run(x)) for B, x in batches.items()}})
-        print(rows[-1], file=sys.stderr)
-
-    with torch.inference_mode():
-        row("torch, float32 (MKL)", lambda x: step(*x))
-        int8 = torch.ao.quantization.quantize_dynamic(step, {nn.Linear}, dtype=torch.qint8)
-        row("torch, int8, dynamic quantization", lambda x: int8(*x))
-        for kind in ("float32", "int8"):
-            row(f"inference engine, {kind}", own_step(kind))
+    int8 = torch.ao.quantization.quantize_dynamic(step, {nn.Linear}, dtype=torch.qint8)
+    runs = {
+        "torch, float32 (MKL)": lambda x: step(*x),
+        "torch, int8, dynamic quantization": lambda x: int8(*x),
+        **{f"inference engine, {kind}": own_step(kind) for kind in ("float32", "int8")},
+    }
     with tempfile.TemporaryDirectory() as directory:
         if importlib.util.find_spec("onnx") and importlib.util.find_spec("onnxruntime"):
-            time_onnx_runtime(step, Path(directory), threads, row)
+            runs |= onnx_runtime(step, Path(directory), threads)
     if importlib.util.find_spec("openvino"):
-        time_openvino(step, threads, row)
+        runs |= openvino_runtime(step, threads)
+    times = {name: {B: [] for B in BATCHES} for name in runs}
+    with torch.inference_mode():
+        for B in BATCHES:
+            x = inputs(B)
+            for _ in range(rounds):
+                for name, run in runs.items():
+                    time.sleep(0.1)  # the threads of the previous runtime go to sleep
+                    times[name][B].append(milliseconds(lambda run=run, x=x: run(x), 7))
+    return [{"": name, **{f"batch {B}": median(found[B]) for B in BATCHES}} for name, found in times.items()]
+
+
+def bandwidth():
+    """Lower bound of a decoding step of one sentence: the time to read the weights that it multiplies with, once."""
+    weights = LAYERS * (2 * D * D + 2 * D * HIDDEN) + D * VOCABULARY
+    rows = []
+    for kind, size in (("int8", 1), ("float32", 4)):
+        count = weights * size // 4  # as float32 numbers, which torch.sum reads fastest
+        memory, cached = torch.ones(1 << 28), torch.ones(count)
+        rates = {
+            "memory": memory.numel() * 4 / milliseconds(memory.sum) / 1e6,  # GB/s
+            "cache": cached.numel() * 4 / milliseconds(cached.sum, 100) / 1e6,
+        }
+        run, x = own_step(kind), inputs(1)
+        with torch.inference_mode():
+            step = milliseconds(lambda run=run, x=x: run(x), 100)
+        floors = {place: round(weights * size / rate / 1e6, 3) for place, rate in rates.items()}
+        rows.append(
+            {
+                "": f"{kind}, weights of {weights * size / 1e6:.0f} MB",
+                "GB/s from memory": round(rates["memory"], 1),
+                "GB/s, same buffer again": round(rates["cache"], 1),
+                "floor from memory (ms)": floors["memory"],
+                "floor, same buffer again (ms)": floors["cache"],
+                "step, batch 1 (ms)": step,
+                "floor from memory / step": round(floors["memory"] / step, 2),
+            }
+        )
     return rows
 
 
@@ -220,8 +253,8 @@ def own_step(kind):
     return run
 
 
-def time_onnx_runtime(step, directory, threads, row):
-    """Add rows for ONNX Runtime: float32, int8 with dynamic quantization, and int8 weights in blocks."""
+def onnx_runtime(step, directory, threads):
+    """Return steps of ONNX Runtime: float32, int8 with dynamic quantization, and int8 weights in blocks."""
     import onnx
     import onnxruntime
     from onnxruntime.quantization import QuantType, quantize_dynamic
@@ -236,15 +269,17 @@ def time_onnx_runtime(step, directory, threads, row):
 
     plain, dynamic, blocks = (directory / f"{name}.onnx" for name in ("plain", "dynamic", "blocks"))
     torch.onnx.export(step, inputs(3), str(plain), input_names=NAMES, dynamic_axes=AXES, dynamo=False, opset_version=20)
-    row("ONNX Runtime, float32", runner(plain))
     quantize_dynamic(plain, dynamic, weight_type=QuantType.QInt8, per_channel=True)
-    row("ONNX Runtime, int8, dynamic quantization", runner(dynamic))
     model = onnx.load(plain)
     as_matmul(model)
     quantizer = MatMulNBitsQuantizer(model, bits=8, block_size=256, is_symmetric=True, accuracy_level=4)
     quantizer.process()
     quantizer.model.save_model_to_file(str(blocks), True)
-    row("ONNX Runtime, int8, block size 256", runner(blocks))
+    return {
+        "ONNX Runtime, float32": runner(plain),
+        "ONNX Runtime, int8, dynamic quantization": runner(dynamic),
+        "ONNX Runtime, int8, block size 256": runner(blocks),
+    }
 
 
 def as_matmul(model):
@@ -265,8 +300,8 @@ def as_matmul(model):
     model.graph.node.extend(nodes)
 
 
-def time_openvino(step, threads, row):
-    """Add rows for OpenVINO: float32, bfloat16 and, if nncf is installed, int8 weights."""
+def openvino_runtime(step, threads):
+    """Return steps of OpenVINO: float32, bfloat16 and, if nncf is installed, int8 weights."""
     import openvino
 
     model = openvino.convert_model(step, example_input=inputs(3))
@@ -279,14 +314,14 @@ def time_openvino(step, threads, row):
         request = openvino.Core().compile_model(model, "CPU", {**settings, **more}).create_infer_request()
         return lambda x: request.infer([value.numpy() for value in x])
 
-    row("OpenVINO, float32", runner())
-    row("OpenVINO, bfloat16", runner(INFERENCE_PRECISION_HINT="bf16"))
+    runs = {"OpenVINO, float32": runner(), "OpenVINO, bfloat16": runner(INFERENCE_PRECISION_HINT="bf16")}
     if importlib.util.find_spec("nncf"):
         import nncf
 
         model = nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_SYM)
-        row("OpenVINO, int8 weights", runner())
-        row("OpenVINO, int8 weights, dynamic quantization", runner(DYNAMIC_QUANTIZATION_GROUP_SIZE=512))
+        runs["OpenVINO, int8 weights"] = runner()
+        runs["OpenVINO, int8 weights, dynamic quantization"] = runner(DYNAMIC_QUANTIZATION_GROUP_SIZE=512)
+    return runs
 
 
 def describe_environment():
@@ -311,7 +346,7 @@ def main() -> None:
     parser.add_argument(
         "--only",
         nargs="+",
-        choices=["products", "attention", "beams", "runtimes"],
+        choices=["products", "attention", "beams", "runtimes", "bandwidth"],
         metavar="PART",
         help="parts to measure (default: all)",
     )
@@ -320,7 +355,7 @@ def main() -> None:
     logging.disable(logging.INFO)
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    parts = {"products": products, "attention": attention, "beams": beams, "runtimes": runtimes}
+    parts = {"products": products, "attention": attention, "beams": beams, "runtimes": runtimes, "bandwidth": bandwidth}
     options.out.mkdir(parents=True, exist_ok=True)
     for name in options.only or parts:
         print(name, file=sys.stderr)
