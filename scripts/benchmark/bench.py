@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 
 import click
 import torch
+from threads import neighbours
 
 import breakdown
 import systems
@@ -47,6 +48,7 @@ PRECISION = {"float32": "fp32", "bfloat16": "bf16"}  # fairseq's names
 MEMORY_STEPS = 3
 SAME_PRODUCTS = ", torch.nn.functional.linear on both sides"
 LOADING_INTERVALS, LOADING_INTERVAL = 6, 10  # number and length of the log intervals; the first one is a warm-up
+LONGEST = 7200  # seconds after which busy neighbours end by themselves
 MINUTES = {"train": 4, "generate": 3, "fast": 3, "memory": 1, "growth": 3, "loading": 2, "profile": 3}  # on two cores
 
 
@@ -505,12 +507,13 @@ def log(message: str, indent: int = 2) -> None:
 
 
 def benchmark_environment(settings: Settings) -> dict[str, Any]:
-    """Return settings, versions, machine, date and command."""
+    """Return settings, waiting policy of OpenMP, versions, machine, date and command."""
     found = environment_info(("torch", "fairseq", "numpy", "ctranslate2"))
     found["machine"]["threads"] = settings.threads
     if settings.device == "cpu":
         found["machine"]["gpu"] = None  # it was not used
-    return {"settings": {**settings.__dict__, "optimizer": "adam (fairseq)"}, **found}
+    waiting = {name: os.environ[name] for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT") if name in os.environ}
+    return {"settings": {**settings.__dict__, "optimizer": "adam (fairseq)"}, "waiting": waiting, **found}
 
 
 def results_text(found: dict[str, Any]) -> str:
@@ -540,6 +543,13 @@ class Benchmark(click.Command):
 @click.option("--threads", type=click.IntRange(min=1), help="Number of CPU threads per side (default: all cores).")
 @click.option("--device", default="cpu", type=click.Choice(["cpu", "cuda"]), show_default=True, help="Device.")
 @click.option(
+    "--neighbours",
+    default=0,
+    type=click.IntRange(min=0),
+    show_default=True,
+    help="Busy processes beside the measurements, for results on a shared machine.",
+)
+@click.option(
     "--data",
     default="runs/multi30k.en-de/data-bin",
     show_default=True,
@@ -568,7 +578,8 @@ def main(out: str | None, only: str | None, threads: int | None, without_ctransl
     if out and only and os.path.exists(out):
         with open(out, encoding="utf-8") as file:
             kept = parts_to_keep(json.load(file), settings, parts)
-    found = merge(kept, measure(settings, parts, without_ctranslate2))
+    with neighbours(settings.neighbours, LONGEST):
+        found = merge(kept, measure(settings, parts, without_ctranslate2))
     if out:
         with atomic_write(out) as partial_file, open(partial_file, "w", encoding="utf-8") as file:
             json.dump(found, file, indent=1)

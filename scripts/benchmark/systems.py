@@ -43,6 +43,7 @@ class Settings:
         shortest: minimum duration of a timing in seconds
         threads: number of CPU threads per side
         device: cpu or cuda
+        neighbours: number of busy processes beside the measurements
         data: directory of fairseq-preprocess for the loading part
         d: embedding dimension
         hidden: hidden size of the feed-forward layers
@@ -57,6 +58,7 @@ class Settings:
     shortest: float = 1.0
     threads: int = 1
     device: str = "cpu"
+    neighbours: int = 0
     data: str = ""
     d: int = 512
     hidden: int = 2048

@@ -50,6 +50,8 @@ def about(found: dict[str, Any]) -> str:
         *([machine["gpu"]] if machine["gpu"] else []),
         f"{machine['cpu']} ({', '.join(machine['flags'])})",
         f"{machine['threads']} threads",
+        *([f"beside {settings['neighbours']} busy process(es)"] if settings.get("neighbours") else []),
+        *(f"{name}={value}" for name, value in found.get("waiting", {}).items()),
         *(f"{name} {versions[name]}" for name in names if versions[name]),
         found["date"][:10],
     ]

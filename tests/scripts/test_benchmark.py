@@ -2,8 +2,10 @@
 
 import dataclasses
 import json
+import os
 import sys
 from functools import partial
+from pathlib import Path
 from statistics import median
 
 import growth
@@ -99,6 +101,24 @@ def test_errors_are_reported_in_one_line(monkeypatch, error):
     done = CliRunner().invoke(bench.main, [])
     assert done.exit_code == 1
     assert done.output == "Error: reason\n"
+
+
+def test_neighbours_compute_while_the_benchmark_measures_and_end_with_it(monkeypatch):
+    def children():
+        (main,) = Path("/proc/self/task").glob(str(os.getpid()))
+        return [Path(f"/proc/{child}/cmdline").read_bytes() for child in (main / "children").read_text().split()]
+
+    seen = []
+
+    def measure(*arguments):
+        seen.extend(command for command in children() if b"monotonic" in command)
+        raise InputError("enough")
+
+    monkeypatch.setattr(bench, "measure", measure)
+    done = CliRunner().invoke(bench.main, ["--neighbours", "2"])
+    assert done.output == "Error: enough\n"
+    assert len(seen) == 2
+    assert not [command for command in children() if b"monotonic" in command]
 
 
 def test_skipped_rows_are_noted(found):
