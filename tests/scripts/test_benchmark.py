@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import sys
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,7 @@ from fairseq_resmlp.common.environment import cpu_info, package_version
 from fairseq_resmlp.common.errors import InputError
 from fairseq_resmlp.modules import linear
 from support.commands import run
-from support.paths import GOLDEN, SCRIPTS, load_script
+from support.paths import GOLDEN, PLUGIN, SCRIPTS, load_script
 
 SMALL = systems.Settings(pairs=2, pause=0, shortest=0, threads=1, d=16, hidden=32, layers=1, heads=2, vocabulary=300)
 OPTIONS = ("pairs", "threads", "d", "hidden", "layers", "heads", "vocabulary")
@@ -333,3 +334,26 @@ def test_cold_start_is_measured_by_part(tmp_path):
     long = [row["parts"][part] for part in ("Python", "import of torch", "import of the package")]
     assert all(part["cpu"] > 0 and part["wall"] > 0 for part in long)
     assert row["command"]["memory"] >= row["torch"]["memory"] > 50  # equal below the memory of the process of the tests
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(package_version("ctranslate2") is None, reason="ctranslate2 is not installed")
+def test_a_trained_transformer_is_converted_for_ctranslate2_and_another_model_is_refused(toy, tmp_path):
+    sizes = "--embed-dim 8 --ffn-embed-dim 8 --layers 1 --attention-heads 1".replace("--", "--SIDE-")
+    small = " ".join(sizes.replace("SIDE", side) for side in ("encoder", "decoder"))
+    options = "--share-all-embeddings --max-update 1 --max-tokens 200 --optimizer adam --lr 1e-3 --cpu"
+    for arch, more in (("transformer", small), ("resmlp_tiny", "")):
+        words = [*options.split(), *more.split(), "--disable-validation", "--save-dir", tmp_path / arch]
+        run("fairseq-train", toy / "data-bin", "--user-dir", PLUGIN, "--arch", arch, *words)
+        for language in ("src", "tgt"):
+            shutil.copy(toy / "data-bin" / f"dict.{language}.txt", tmp_path / arch)
+    convert = ("python", SCRIPTS / "benchmark" / "convert_transformer.py")
+    run(*convert, tmp_path / "transformer", tmp_path / "converted")
+    assert (tmp_path / "converted" / "model.bin").stat().st_size > 0
+    for model, out, message in (
+        ("transformer", "converted", "exists already"),
+        ("resmlp_tiny", "other", "is not a Transformer of fairseq"),
+    ):
+        done = run(*convert, tmp_path / model, tmp_path / out, check=False)
+        assert done.returncode == 1
+        assert message in done.stderr and done.stderr.count("\n") == 1
