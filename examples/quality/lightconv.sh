@@ -1,5 +1,5 @@
-# Table for scripts/ablate.sh: tuning fairseq's LightConv, the attention-free peer of comparison.sh. Learning rate,
-# normalization before instead of after each sublayer. Results: docs/quality.md
+# Table for scripts/ablate.sh: tuning fairseq's LightConv, which has convolutions in place of self-attention. Learning
+# rate, normalization before instead of after each sublayer. Not run yet.
 . "$(dirname "$table")/peer.bash"
 for lr in 1e-3 2e-3 4e-3; do row "lr-$lr" "${lightconv[@]}" --lr "$lr"; done
 row pre-norm-lr-2e-3 "${lightconv[@]}" --lr 2e-3 "${pre_norm[@]}"

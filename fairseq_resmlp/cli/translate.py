@@ -67,7 +67,8 @@ DTYPES = click.Choice(["int8", "float32", "float16"])
 @click.option(
     "--workers",
     type=Count(max=MAX_THREADS),
-    help="Batches translated at the same time, which share the threads (default: 2 on a CPU with 2 or more threads).",
+    help="On a CPU, batches translated at the same time if there are twice as many, at most one per thread. They share "
+    "the threads.  [default: 2]",
 )
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, ...")
 @click.option("--dtype", type=DTYPES, help="Type of the matrices (default: as exported; float16 on a GPU).")

@@ -15,7 +15,7 @@ def main() -> None:
     tokenizer = sentencepiece.SentencePieceProcessor(model_file=sentencepiece_model)
     workers = min(2, int(threads))  # as in the inference engine
     translator = ctranslate2.Translator(
-        directory, compute_type=compute_type, inter_threads=workers, intra_threads=int(threads) // workers
+        directory, compute_type=compute_type, inter_threads=workers, intra_threads=-(-int(threads) // workers)
     )
     with open(source, encoding="utf-8", newline="\n") as file:
         tokens = [tokenizer.encode(line.rstrip("\n"), out_type=str) for line in file]

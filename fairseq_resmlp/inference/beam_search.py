@@ -4,6 +4,7 @@ beam_search(network, [[5, 6, 2], [7, 2]], SearchOptions(beam=4))    # [[Hypothes
 """
 
 import math
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -70,6 +71,11 @@ class Hypothesis(NamedTuple):
 
 NOT_FINITE = "a sentence has no translation with a finite score: the model's activations overflow or are NaN"
 
+
+class Stopped(Exception):
+    """A search was ended from another thread."""
+
+
 # Called after each step with the best translation of each sentence so far, in entries of the target dictionary. Returns
 # the numbers of the sentences to abandon, or None.
 StepCallback = Callable[[list[list[int]]], Iterable[int] | None]
@@ -82,6 +88,7 @@ def beam_search(
     options: SearchOptions,
     allowed: Tensor | None = None,
     step_callback: StepCallback | None = None,
+    stop: threading.Event | None = None,
 ) -> list[list[Hypothesis]]:
     """Translate one batch.
 
@@ -91,6 +98,7 @@ def beam_search(
         options: options of the search
         allowed (LongTensor): the entries of the target dictionary to choose from, see `Network.output_layer`
         step_callback: see `StepCallback`
+        stop: set by another thread to end the search
 
     Returns:
         the hypotheses of each source, best first: as many as the beam, or fewer if the maximum length was reached; none
@@ -99,6 +107,7 @@ def beam_search(
     Raises:
         InputError: a source exceeds N, the options are not possible with this model, or a sentence has no translation
             with a finite score
+        Stopped: `stop` was set
     """
     longest = max(map(len, sources))
     check_length(longest, network.config.encoder_max_positions, "source", "encoder")
@@ -111,8 +120,9 @@ def beam_search(
             f"a beam of {options.beam} is too large for {entries} target entries: the maximum is --beam "
             f"{max(1, (entries - 2) // 2)}"
         )
-    search = _Search(network, sources, options, allowed, max_len)
-    search.run(step_callback)
+    with network.search_memory(max_len + 1, len(sources) * options.beam) as store:
+        search = _Search(network, sources, options, allowed, max_len, store)
+        search.run(step_callback, stop)
     found = [sorted(sentence.finished, key=lambda hypothesis: -hypothesis.score) for sentence in search.sentences]
     for sentence, hypotheses in zip(search.sentences, found):
         if not sentence.is_abandoned and not (hypotheses and math.isfinite(hypotheses[0].score)):
@@ -179,6 +189,7 @@ class _Search:
         options: SearchOptions,
         allowed: Tensor | None,
         max_len: int,
+        store: Tensor,
     ):
         self.network, self.options, self.max_len, self.device = network, options, max_len, network.device
         batch = pad_sequence([torch.tensor(source) for source in sources], batch_first=True, padding_value=PAD)
@@ -191,14 +202,15 @@ class _Search:
             self.decoder = fixed_size_decoder(network, len(sources), batch.size(1), options.beam)
             self.cache, self.width, self.store = self.decoder.load(self.cache), self.decoder.R, self.decoder.store
         else:
-            self.width = len(sources) * options.beam
-            self.store = network.allocate_store(max_len + 1, self.width)
+            self.width, self.store = len(sources) * options.beam, store
         self.ancestors = torch.empty(len(sources), 0, dtype=torch.long, device=self.device)  # R x t
         self.tokens = torch.full((len(sources),), EOS, device=self.device)  # R
         self.scores = torch.zeros(len(sources), 1, device=self.device)  # B x k
 
-    def run(self, step_callback: StepCallback | None) -> None:
+    def run(self, step_callback: StepCallback | None, stop: threading.Event | None) -> None:
         for t in range(self.max_len + 1):
+            if stop is not None and stop.is_set():
+                raise Stopped
             if self.decoder is None or t == 0:  # the first step has one row per sentence
                 x = self.network.step(self.tokens, t, self.ancestors, self.store, self.cache)
             else:

@@ -24,7 +24,8 @@ Dimensions, in addition to those of `resmlp.py`:
 
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -163,7 +164,8 @@ class Network:
         elif dtype != "int8":
             output = get("output.weight")
         self.output_weight, self.output_bias = output, get("output.bias")
-        self._memory = threading.local()  # a search in another thread needs a store of its own
+        self._stores: list[Tensor] = []  # memory that no search uses at the moment
+        self._graphs_lock = threading.Lock()  # CUDA graphs read and write fixed memory: one search at a time
 
     @cached_property
     def output(self) -> OutputLayer:
@@ -210,14 +212,28 @@ class Network:
         tokens = None if allowed is None else torch.cat([allowed, allowed.new_full((padding,), PAD)])
         return OutputLayer(make_linear(weight, rows(bias, float("-inf")), self.dtype), tokens)
 
-    def allocate_store(self, positions: int, rows: int) -> Tensor:
-        """Return memory for the input of every mixing layer at every position and row: positions x rows x L x d."""
+    @contextmanager
+    def search_memory(self, positions: int, rows: int) -> Iterator[Tensor]:
+        """Reserve memory for the input of every mixing layer at every position and row: positions x rows x L x d.
+
+        Several searches can run at the same time, except with CUDA graphs, which do not use this memory.
+        """
+        if self.cuda_graphs:
+            with self._graphs_lock:
+                yield torch.empty(0)
+            return
         sizes = (positions, rows, self.config.decoder_layers, self.config.decoder_embed_dim)
         count = positions * rows * sizes[2] * sizes[3]
-        store: Tensor | None = getattr(self._memory, "store", None)
-        if store is None or store.numel() < count:  # reused by the next batch, because fresh pages cost time
-            store = self._memory.store = torch.empty(count, dtype=self.float, device=self.device)
-        return store[:count].view(sizes)
+        try:
+            memory = self._stores.pop()  # of an earlier search, because fresh pages cost time
+        except IndexError:
+            memory = torch.empty(0)
+        if memory.numel() < count:
+            memory = torch.empty(count, dtype=self.float, device=self.device)
+        try:
+            yield memory[:count].view(sizes)
+        finally:
+            self._stores.append(memory)
 
     def encode(self, source: Tensor) -> EncoderCache:
         """Encode a batch. Linear layers process tokens only, not padding.
@@ -264,7 +280,7 @@ class Network:
             tokens (LongTensor): R, the previous tokens
             t (int): the position
             ancestors (LongTensor): R x t, the rows of `store`, viewed as (positions * rows), of the earlier positions
-            store: memory from `allocate_store`, filled up to t; the x of this step are added
+            store: memory from `search_memory`, filled up to t; the x of this step are added
             cache: output of `encode`
 
         Returns:

@@ -60,7 +60,7 @@ REDUCE_RANGE = "avx512_vnni" not in cpu_info()[1]
 # (docs/performance.md).
 LARGE, MANY_ROWS = 4096, 64 if REDUCE_RANGE else 16
 
-_PACKING = threading.Lock()  # the engine is a setting of the whole process
+_PACKING = threading.Lock()  # the engine and the filters of warnings are settings of the whole process
 
 
 def make_linear(weight: Tensor | QuantizedMatrix, bias: Tensor, dtype: str) -> Linear:
@@ -92,7 +92,7 @@ def make_linear(weight: Tensor | QuantizedMatrix, bias: Tensor, dtype: str) -> L
 def _make_quantized_tensor_linear(weight: QuantizedMatrix, bias: Tensor) -> Linear:
     """Return a product of torch's fbgemm engine or, in a large layer with many rows of x, of its oneDNN engine."""
     run, reduce_range = torch.ops.quantized.linear_dynamic.default, REDUCE_RANGE
-    with warnings.catch_warnings():
+    with _PACKING, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # tensors that contain their scale are deprecated, these products are not
         zeros = torch.zeros(len(weight.rows), dtype=torch.long)
         matrix = torch._make_per_channel_quantized_tensor(weight.rows, weight.scale, zeros, 0)

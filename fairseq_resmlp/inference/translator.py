@@ -30,31 +30,68 @@ WINDOW = 4096  # lines that are read, sorted by length, translated, and written 
 _DEFAULTS = TranslationOptions()
 
 
+class _TorchThreads:
+    """The number of threads of torch, which translators change while they compute.
+
+    It belongs to the process, and new threads start with it. So a thread that starts meanwhile must not take the
+    changed number for the original one.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._users, self._original = threading.Lock(), 0, 0
+
+    def number(self) -> int:
+        """Return the number that nobody has changed."""
+        with self._lock:
+            return self._original if self._users else torch.get_num_threads()
+
+    @contextmanager
+    def changed(self, threads: int | None) -> Iterator[None]:
+        """Use another number, unless it is None, and afterwards the original one."""
+        with self._lock:
+            if not self._users:
+                self._original = torch.get_num_threads()
+            self._users += 1
+        try:
+            torch.set_num_threads(threads or self._original)
+            yield
+        finally:
+            with self._lock:
+                self._users -= 1
+                torch.set_num_threads(self._original)
+
+
+_torch_threads = _TorchThreads()
+
+
 class Translator:
     """An exported model, ready to translate. Threads can share it; they translate one after the other.
 
     Args:
         exported: from `load_exported_model`
         threads: CPU threads of torch while this translator computes; None: torch's own setting
-        workers: batches that are translated at the same time if there are enough of them, each with its share of the
-            threads; None: two on a CPU, if there are at least two threads
         device: a torch device
         dtype: of the matrices; None: as stored on a CPU, float16 on a GPU
         max_batch: maximum number of sentences in a batch
         max_tokens: maximum number of source tokens in a batch, including padding; a single sentence may have more
         cuda_graphs: on a GPU, launch the kernels of a decoding step at once
+        workers: on a CPU, batches of a text that are translated at the same time, each with its share of the threads,
+            but not more than there are threads; None: two
+
+    Raises:
+        InputError: an option is out of range or not possible on the device
     """
 
     def __init__(
         self,
         exported: ExportedModel,
         threads: int | None = None,
-        workers: int | None = None,
         device: str = "cpu",
         dtype: str | None = None,
         max_batch: int = 64,
         max_tokens: int = 4096,
         cuda_graphs: bool = False,
+        workers: int | None = None,
     ):
         check_device(device)
         on_cpu = torch.device(device).type == "cpu"
@@ -62,11 +99,11 @@ class Translator:
             dtype = exported.dtype if on_cpu and exported.dtype != "float16" else "float32" if on_cpu else "float16"
         self.network = Network(exported.config, exported.weights, dtype, device, cuda_graphs)
         self.threads, self.max_batch, self.max_tokens = threads, max_batch, max_tokens
-        if workers is None:
-            workers = min(2, threads or torch.get_num_threads()) if on_cpu else 1
-        elif workers > 1 and not on_cpu:
+        self.workers = (2 if on_cpu else 1) if workers is None else workers
+        if self.workers < 1:
+            raise InputError(f"--workers {workers} is out of range: use at least 1")
+        if self.workers > 1 and not on_cpu:
             raise InputError(f"--workers {workers} is for CPUs: with --device {device}, use --workers 1")
-        self.workers = workers
         self._lock = threading.RLock()  # threads that compete for the same cores slow each other down
         self.source_ids = {entry: number for number, entry in enumerate(exported.source)}
         self.target = exported.target
@@ -136,7 +173,8 @@ class Translator:
         Args:
             windows: lists of lines, for example from `read_lines`
             options: options of the search and of the result
-            progress_callback: called after each batch with the number of lines that it completed
+            progress_callback: called after each batch with the number of lines that it completed. It must not wait for
+                another translation
 
         Raises:
             InputError: see `translate_batch`
@@ -196,11 +234,16 @@ class Translator:
         Raises:
             InputError: see `translate_batch`
         """
-        with self._lock, self._torch_threads():
+        with self._lock, _torch_threads.changed(self.threads):
             self._translate(batch, step_callback)
 
-    def _translate(self, batch: Sequence[Sentence], step_callback: StepCallback | None = None) -> None:
-        found = self.search([sentence.ids for sentence in batch], batch[0].options.search, step_callback)
+    def _translate(
+        self,
+        batch: Sequence[Sentence],
+        step_callback: StepCallback | None = None,
+        stop: threading.Event | None = None,
+    ) -> None:
+        found = self.search([sentence.ids for sentence in batch], batch[0].options.search, step_callback, stop)
         for sentence, hypotheses in zip(batch, found):
             kept = hypotheses[: sentence.options.n_best]
             sentence.hypotheses = [self._hypothesis(sentence, hypothesis) for hypothesis in kept]
@@ -211,36 +254,41 @@ class Translator:
         Small operations gain little from a second thread. Two batches with one thread each are translated faster than
         one after the other with two threads (docs/performance.md, "Threads").
         """
-        if self.workers == 1 or len(batches) < 2 * self.workers:
+        threads = self.threads or _torch_threads.number()
+        workers = min(self.workers, threads)
+        if workers == 1 or len(batches) < 2 * workers:
             for batch in batches:
                 self.translate_sentences(batch)
                 yield
             return
         if self.shortlist is None:
             _ = self.network.output  # built once, not by each worker
-        before = torch.get_num_threads()
-        share = max(1, (self.threads or before) // self.workers)
-        try:
-            with (
-                self._lock,
-                ThreadPoolExecutor(self.workers, "translation", torch.set_num_threads, (share,)) as pool,
-            ):
-                try:
-                    for done in as_completed([pool.submit(self._translate, batch) for batch in batches]):
-                        done.result()
-                        yield
-                except BaseException:  # also if the caller does not continue
-                    pool.shutdown(wait=False, cancel_futures=True)
-                    raise
-        finally:
-            torch.set_num_threads(before)
+        shares = iter([threads // workers + (i < threads % workers) for i in range(workers)])
+        stop = threading.Event()
+        with (
+            self._lock,
+            _torch_threads.changed(self.threads),
+            ThreadPoolExecutor(workers, "translation", lambda: torch.set_num_threads(next(shares))) as pool,
+        ):
+            try:
+                for done in as_completed([pool.submit(self._translate, batch, stop=stop) for batch in batches]):
+                    done.result()
+                    yield
+            except BaseException:  # also if the caller does not continue
+                stop.set()
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
 
     def search(
-        self, sources: Sequence[Sequence[int]], options: SearchOptions, step_callback: StepCallback | None = None
+        self,
+        sources: Sequence[Sequence[int]],
+        options: SearchOptions,
+        step_callback: StepCallback | None = None,
+        stop: threading.Event | None = None,
     ) -> list[list[Hypothesis]]:
         """Translate entries of the source dictionary. Arguments, result and errors are those of `beam_search`."""
         allowed = None if self.shortlist is None else self.shortlist.allowed(sources)
-        return beam_search(self.network, sources, options, allowed, step_callback)
+        return beam_search(self.network, sources, options, allowed, step_callback, stop)
 
     def _hypothesis(self, sentence: Sentence, found: Hypothesis) -> TranslationHypothesis:
         tokens = self._target_tokens(found.tokens)
@@ -253,15 +301,3 @@ class Translator:
 
     def _target_tokens(self, ids: Sequence[int]) -> list[str]:
         return [self.target[entry] for entry in ids if entry not in (BOS, EOS)]
-
-    @contextmanager
-    def _torch_threads(self) -> Iterator[None]:
-        """Use `threads` of torch, and afterwards as many as before."""
-        before = torch.get_num_threads()
-        if self.threads is not None:
-            torch.set_num_threads(self.threads)
-        try:
-            yield
-        finally:
-            if self.threads is not None:
-                torch.set_num_threads(before)

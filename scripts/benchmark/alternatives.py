@@ -217,16 +217,16 @@ def bandwidth():
         run, x = own_step(kind), inputs(1)
         with torch.inference_mode():
             step = milliseconds(lambda run=run, x=x: run(x), 100)
-        floors = {place: round(weights * size / rate / 1e6, 3) for place, rate in rates.items()}
+        bounds = {place: round(weights * size / rate / 1e6, 3) for place, rate in rates.items()}
         rows.append(
             {
                 "": f"{kind}, weights of {weights * size / 1e6:.0f} MB",
-                "GB/s from memory": round(rates["memory"], 1),
-                "GB/s, same buffer again": round(rates["cache"], 1),
-                "floor from memory (ms)": floors["memory"],
-                "floor, same buffer again (ms)": floors["cache"],
+                "GB/s, memory": round(rates["memory"], 1),
+                "GB/s, repeatedly": round(rates["cache"], 1),
+                "lower bound, memory (ms)": bounds["memory"],
+                "lower bound, repeatedly (ms)": bounds["cache"],
                 "step, batch 1 (ms)": step,
-                "floor from memory / step": round(floors["memory"] / step, 2),
+                "lower bound, memory / step": round(bounds["memory"] / step, 2),
             }
         )
     return rows
@@ -245,9 +245,9 @@ def own_step(kind):
 
     def run(x):
         tokens, _, _, keys, values, _, scores = x
-        store = network.allocate_store(PAST + 1, len(tokens))
         ancestors = torch.arange(len(tokens) * PAST).view(PAST, -1).t().contiguous()
-        hidden = network.step(tokens, PAST, ancestors, store, EncoderCache(keys, values, None))
+        with network.search_memory(PAST + 1, len(tokens)) as store:
+            hidden = network.step(tokens, PAST, ancestors, store, EncoderCache(keys, values, None))
         return network.topk_candidates(hidden, scores, 2 * BEAM, (PAD,), 0.0, network.output)
 
     return run

@@ -485,8 +485,11 @@ def parts_to_keep(earlier: dict[str, Any], settings: Settings, parts: Sequence[s
     }
     if kept["rows"] or kept["breakdown"]:
         now = benchmark_environment(settings)
-        for what in ("machine", "settings", "versions"):
-            if {**now[what], **earlier[what]} != now[what]:
+        earlier["settings"].setdefault("neighbours", 0)
+        earlier.setdefault("waiting", {})
+        for what in ("machine", "settings", "versions", "waiting"):
+            same = earlier[what] == now[what] if what == "waiting" else {**now[what], **earlier[what]} == now[what]
+            if not same:
                 raise InputError(
                     f"--out contains parts measured with {what} {earlier[what]} instead of {now[what]}; specify "
                     "another --out"
@@ -547,7 +550,7 @@ class Benchmark(click.Command):
     default=0,
     type=click.IntRange(min=0),
     show_default=True,
-    help="Busy processes beside the measurements, for results on a shared machine.",
+    help="Number of busy processes that run during the measurements.",
 )
 @click.option(
     "--data",

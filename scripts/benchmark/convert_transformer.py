@@ -1,4 +1,4 @@
-"""Convert a Transformer that fairseq trained for CTranslate2, to compare with it: fairseq-resmlp bench --ctranslate2.
+"""Convert a trained fairseq Transformer to the format of CTranslate2, for fairseq-resmlp bench --ctranslate2.
 
     python scripts/benchmark/convert_transformer.py RUN OUT [--shortlist FILE]
 

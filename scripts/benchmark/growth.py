@@ -18,7 +18,15 @@ from typing import Any
 import click
 
 import systems
-from bench import Benchmark, benchmark_environment, init_search_process, log, search_in_process, time_alternately
+from bench import (
+    Benchmark,
+    benchmark_environment,
+    init_search_process,
+    log,
+    search_in_process,
+    time_alternately,
+    with_length_check,
+)
 from fairseq_resmlp.common.atomic_write import open_output
 from fairseq_resmlp.common.threads import available_cores
 from systems import Settings
@@ -65,7 +73,7 @@ def measure(settings: Settings) -> list[dict[str, Any]]:
                     name: partial(process.apply, search_in_process, arguments) for name, process in processes.items()
                 }
                 tokens = point["batch"] * point["length"]
-                seconds = time_alternately(searches, settings)
+                seconds = time_alternately(with_length_check(searches, tokens), settings)
                 microseconds = {name: [second / tokens * 1e6 for second in seconds[name]] for name in SYSTEMS}
                 rows.append({**point, "microseconds": microseconds})
     return sorted(rows, key=lambda row: list(SWEEPS).index(row["sweep"]))
@@ -80,7 +88,7 @@ def measure(settings: Settings) -> list[dict[str, Any]]:
 @click.option("--layers", default=6, show_default=True, help="Number of layers in each of encoder and decoder.")
 @click.option("--heads", default=8, show_default=True, help="Number of attention heads.")
 def main(out: str, threads: int | None, **options: Any) -> None:
-    """Measure how the time per token grows, beside CTranslate2. It takes about six minutes on two cores."""
+    """Measure how the time per token grows, compared with CTranslate2. It takes about six minutes on two cores."""
     settings = Settings(threads=threads or available_cores(), pause=0.2, **options)
     systems.import_ctranslate2()  # fail before minutes of measurements
     rows = measure(settings)

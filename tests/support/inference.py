@@ -23,10 +23,10 @@ def teacher_forced_log_probs(network, source, target):
     """Return the log-probabilities of each target position, B x T x V, computed one step at a time."""
     cache = network.encode(source)
     B, T = target.shape
-    store, ancestors = network.allocate_store(T, B), torch.empty(B, 0, dtype=torch.long)
-    steps = []
-    for t in range(T):
-        x = network.step(target[:, t], t, ancestors, store, cache)
-        steps.append(network.output.linear(x)[:, : network.config.decoder_vocab_size].log_softmax(-1))
-        ancestors = torch.cat([ancestors, torch.arange(B)[:, None] + t * B], 1)
+    ancestors, steps = torch.empty(B, 0, dtype=torch.long), []
+    with network.search_memory(T, B) as store:
+        for t in range(T):
+            x = network.step(target[:, t], t, ancestors, store, cache)
+            steps.append(network.output.linear(x)[:, : network.config.decoder_vocab_size].log_softmax(-1))
+            ancestors = torch.cat([ancestors, torch.arange(B)[:, None] + t * B], 1)
     return torch.stack(steps, 1)

@@ -161,10 +161,10 @@ def test_on_step_joins_the_sentences_of_a_line(queue, translator):
 def test_an_error_concerns_only_the_request_that_caused_it(queue, held, translator, monkeypatch):
     search = translator.search
 
-    def fail_for_two_dogs(sources, options, callback):
+    def fail_for_two_dogs(sources, *more):
         if any(source == refused for source in sources):
             raise InputError(NOT_FINITE)
-        return search(sources, options, callback)
+        return search(sources, *more)
 
     (refused,) = (sentence.ids for sentence in translator.prepare("Two dogs.", OPTIONS).sentences)
     monkeypatch.setattr(translator, "search", fail_for_two_dogs)

@@ -3,6 +3,7 @@
 import math
 import re
 import threading
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -152,65 +153,114 @@ def test_the_threads_of_torch_are_as_before_after_a_translation(exported_models)
     assert torch.get_num_threads() == before
 
 
-def watch_searches(translator, monkeypatch):
-    """Record the thread and torch's number of threads of each search."""
+def threads_of_a_new_thread():
+    """Return the number of threads that torch uses in a thread that starts now."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(torch.get_num_threads).result()
+
+
+def watch_searches(translator, monkeypatch, together=0):
+    """Record the thread and torch's number of threads of each search.
+
+    The first search of each of `together` threads waits until all of them have begun, so that every thread has some.
+    """
     found, search = [], translator.search
+    barrier, this_thread = threading.Barrier(max(together, 1), timeout=60), threading.local()
 
     def watched(*arguments):
         found.append((threading.get_ident(), torch.get_num_threads()))
+        if together and not hasattr(this_thread, "has_waited"):
+            this_thread.has_waited = barrier.wait()
         return search(*arguments)
 
     monkeypatch.setattr(translator, "search", watched)
     return found
 
 
-def test_workers_share_the_threads_and_give_the_translations_of_one_worker(exported_models, monkeypatch):
-    path, before = str(exported_models / "float32"), torch.get_num_threads()
+@pytest.mark.parametrize("kind", ["float32", "int8", "int8 with a shortlist"])
+def test_workers_share_the_threads_and_give_the_translations_of_one_worker(
+    kind, exported_models, monkeypatch, tmp_path
+):
+    path, before = str(exported_models / kind.split()[0]), torch.get_num_threads()
+    if "shortlist" in kind:
+        entries = [line.split(" ")[0] for line in (GOLDEN / "dict.de.txt").read_text(encoding="utf-8").splitlines()]
+        (tmp_path / "shortlist.txt").write_text(f"\t{' '.join(entries[:200])}\n", encoding="utf-8")
+        path = str(tmp_path / "model")
+        export_model(str(GOLDEN), path, dtype="int8", shortlist=str(tmp_path / "shortlist.txt"))
+    threads, filters = 2 * before + 3, list(warnings.filters)
     lines = [" ".join(LINES[: 1 + i % 3]) for i in range(40)]
-    expected = Translator.load(path, threads=4, workers=1, max_batch=4).translate_batch(lines, **SHORT)
-    translator = Translator.load(path, threads=4, workers=2, max_batch=4)
-    searches = watch_searches(translator, monkeypatch)
-    # Each worker waits for the other one in its first batch, so both translate some.
-    barrier, search, waited = threading.Barrier(2, timeout=60), translator.search, threading.local()
-
-    def meet(*arguments):
-        if not hasattr(waited, "done"):
-            waited.done = barrier.wait()
-        return search(*arguments)
-
-    monkeypatch.setattr(translator, "search", meet)
+    expected = Translator.load(path, threads=threads, workers=1, max_batch=4).translate_batch(lines, **SHORT)
+    translator = Translator.load(path, threads=threads, workers=2, max_batch=4)
+    searches = watch_searches(translator, monkeypatch, together=2)
     found = translator.translate_batch(lines, **SHORT)
     assert [line.text for line in found] == [line.text for line in expected]
     assert [line.score for line in found] == pytest.approx([line.score for line in expected], abs=1e-5)
     assert len({thread for thread, _ in searches}) == 2
-    assert {threads for _, threads in searches} == {2}
-    assert torch.get_num_threads() == before
+    assert {threads for _, threads in searches} == {before + 1, before + 2}
+    assert warnings.filters == filters
+    assert torch.get_num_threads() == threads_of_a_new_thread() == before
 
 
-def test_too_few_batches_for_the_workers_are_translated_one_by_one(exported_models, monkeypatch):
-    translator = Translator.load(str(exported_models / "float32"), threads=4, workers=2, max_batch=4)
+def test_translators_in_several_threads_leave_the_number_of_threads_as_it_was(exported_models):
+    before = torch.get_num_threads()
+    translators = [Translator.load(str(exported_models / "float32"), threads=n, max_batch=1) for n in (2, 3, 5)]
+    with ThreadPoolExecutor(6) as pool:
+        for found in pool.map(lambda translator: translate(translator, [PLAIN] * 8), translators * 4):
+            assert found == [found[0]] * 8
+        assert set(pool.map(lambda _: torch.get_num_threads(), range(6))) == {before}
+    assert torch.get_num_threads() == threads_of_a_new_thread() == before
+
+
+@pytest.mark.parametrize("count, workers", [(3, 2), (8, 1)])
+def test_few_batches_are_translated_one_by_one_with_all_threads(count, workers, exported_models, monkeypatch):
+    translator = Translator.load(str(exported_models / "float32"), threads=4, workers=workers, max_batch=4)
     searches = watch_searches(translator, monkeypatch)
-    translator.translate_batch([PLAIN] * 12, **SHORT)  # three batches
-    assert searches == [(threading.get_ident(), 4)] * 3
+    translator.translate_batch([PLAIN] * 4 * count, **SHORT)
+    assert searches == [(threading.get_ident(), 4)] * count
 
 
-def test_an_error_of_a_worker_ends_the_translation(exported_models, monkeypatch):
-    translator, before = (
-        Translator.load(str(exported_models / "float32"), workers=2, max_batch=1),
-        torch.get_num_threads(),
-    )
-    searches = watch_searches(translator, monkeypatch)
-    search = translator.search
+def test_there_are_not_more_workers_than_threads(exported_models, monkeypatch):
+    translator = Translator.load(str(exported_models / "float32"), threads=2, workers=8, max_batch=1)
+    searches = watch_searches(translator, monkeypatch, together=2)
+    translator.translate_batch([PLAIN] * 16, **SHORT)
+    assert len({thread for thread, _ in searches}) == 2
+    with pytest.raises(InputError, match="--workers 0 is out of range: use at least 1"):
+        Translator.load(str(exported_models / "float32"), workers=0)
 
-    def fail(*arguments):
-        search(*arguments)
-        raise InputError("this batch fails")
 
-    monkeypatch.setattr(translator, "search", fail)
-    with pytest.raises(InputError, match="this batch fails"):
-        translator.translate_batch([PLAIN] * 100, **SHORT)
-    assert len(searches) < 50
-    assert torch.get_num_threads() == before
+@pytest.mark.parametrize("error", [InputError, KeyboardInterrupt])
+def test_an_error_ends_the_translation_of_all_workers(error, exported_models):
+    before = torch.get_num_threads()
+    translator = Translator.load(str(exported_models / "float32"), threads=2, workers=2, max_batch=1)
+    steps, step = [], translator.network.step
+
+    def watched(*arguments):
+        steps.append(1)
+        return step(*arguments)
+
+    translator.network.step = watched
+    done = []
+
+    def fail(lines):
+        done.append(lines)
+        if sum(done) >= 3:
+            steps.clear()
+            raise error("enough")
+
+    stream = translator.stream([[PLAIN] * 100], TranslationOptions(beam=2, min_len=38), fail)
+    with pytest.raises(error, match="enough"):
+        list(stream)
+    assert len(steps) < 38  # of one more sentence
+    assert torch.get_num_threads() == threads_of_a_new_thread() == before
+    del translator.network.step
+    assert translate(translator, [PLAIN])
+
+
+def test_searches_reuse_their_memory(exported_models):
+    translator = Translator.load(str(exported_models / "float32"), threads=2, workers=2, max_batch=1)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: translate(translator, [PLAIN] * 8), range(12)))
+    assert len(translator.network._stores) <= 2
 
 
 def test_batches_group_lines_of_similar_length_within_the_limits(exported_models):
