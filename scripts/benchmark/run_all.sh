@@ -1,40 +1,41 @@
 #!/usr/bin/env -S bash -p
-# Measure every table and picture of docs/performance.md that depends on this machine, on an otherwise idle machine.
+# Measure the speed of this machine for docs/performance.md: training, translation, growth, runtimes, threads, cold start.
 #
 #   scripts/benchmark/run_all.sh [DIR]
 #
 #   DIR   directory for the JSON files (default: docs/measured)
 #
-# The measurements with trained models need runs/multi30k.en-de (scripts/reproduce.sh multi30k.en-de). They are skipped
-# without it. `make bench` calls this script and fills the tables.
-set -euo pipefail
-root=$(cd "$(dirname -- "$0")/../.." && pwd)
-cd "$root"
-out=${1:-docs/measured}
-here=scripts/benchmark
+# It takes about 40 minutes on two cores, which should be idle otherwise. The measurements with trained models need the
+# models of scripts/reproduce.sh multi30k.en-de in runs/multi30k.en-de, and are skipped without them. They include
+# CTranslate2 with the converted Transformer runs/multi30k.en-de/transformer.ct2, if it exists (docs/performance.md).
+. "$(dirname -- "$0")/../environment.sh"
+if [ $# -gt 1 ] || [[ ${1-} == -* ]]; then fail "usage: $0 [DIR]"; fi
+out=$(realpath -m -- "${1:-"$(dirname -- "$0")/../../docs/measured"}")
+cd "$(dirname -- "$(realpath -- "$0")")/../.."
+mkdir -p "$out/alternatives"
 run() {
-    echo "\$ $*" >&2
+    printf '$ %s\n' "$*"
     "$@"
 }
 
+here=scripts/benchmark
 run python $here/bench.py --out "$out/speed.json"
 run python $here/growth.py --out "$out/growth.json"
 run python $here/alternatives.py "$out/alternatives" --only runtimes bandwidth
 
 runs=runs/multi30k.en-de
-if ! ls $runs/resmlp_small/average*.pt > /dev/null 2>&1; then
-    echo "No trained model in $runs/resmlp_small: the measurements with trained models are skipped" >&2
+if ! compgen -G "$runs/resmlp_small/average*.pt" > /dev/null; then
+    echo "No trained model in $runs/resmlp_small: skipping the measurements with trained models"
     exit
 fi
+compared=(--fairseq $runs/resmlp_small)
 for dtype in int8 float32; do
     [ -e $runs/resmlp_small.$dtype ] ||
         run fairseq-resmlp export $runs/resmlp_small $runs/resmlp_small.$dtype --dtype $dtype
 done
-compared=(--fairseq $runs/resmlp_small)
-[ ! -e $runs/transformer.ct2 ] || compared+=(--ctranslate2 $runs/transformer.ct2)
-[ ! -e $runs/transformer-pre-norm ] || compared+=(--fairseq $runs/transformer-pre-norm)
+if [ -e $runs/transformer.ct2 ]; then compared+=(--ctranslate2 $runs/transformer.ct2); fi
 run fairseq-resmlp bench $runs/resmlp_small.int8 $runs/resmlp_small.float32 "${compared[@]}" \
     --text $runs/raw/test2016.en --reference $runs/raw/test2016.de --json "$out/translation-speed.json"
 run python $here/threads.py $runs/resmlp_small.int8 --text $runs/raw/test2016.en --data $runs/data-bin \
-    --spins 1000 --limit 40 --out "$out/threads.json"
+    --spins 1000 --repeats 3 --limit 40 --out "$out/threads.json"
 run python $here/cold_start.py resmlp_small=$runs/resmlp_small.int8 --repeats 3 --out "$out/cold-start.json"
