@@ -127,26 +127,31 @@ def lengths(measured: list[dict[str, Any]]) -> Figure:
 
 
 def speed(measured: list[dict[str, Any]]) -> Figure:
-    """Draw sacreBLEU against words per second of complete translation commands, with their slowest and fastest run."""
+    """Draw sacreBLEU against words per second of complete translation commands, with their slowest and fastest run.
+
+    Each line connects beam search (filled) with greedy search (hollow) of one system.
+    """
     (found,) = measured
     figure, (axes,) = panels(["Text to text, whole command"], "sacreBLEU")
-    styles = dict(zip(dict.fromkeys((row["program"], row["model"]) for row in found["rows"]), line_styles()))  # noqa: B905
-    for (program, model), style in styles.items():
-        rows = [row for row in found["rows"] if (row["program"], row["model"]) == (program, model)]
+    words = found["settings"]["words"]
+    systems = dict.fromkeys((row["program"], row["model"], row["dtype"]) for row in found["rows"])
+    for system, style in zip(systems, line_styles()):  # noqa: B905  line_styles() is endless
+        rows = [row for row in found["rows"] if (row["program"], row["model"], row["dtype"]) == system]
+        program, model, dtype = system
+        label = f"{program}, {model}" + ("" if dtype in model else f", {dtype}")
+        line = {"linewidth": 1, "color": style["color"], "linestyle": style["linestyle"]}
+        axes.plot([row["words_per_second"] for row in rows], [row["bleu"] for row in rows], label=label, **line)
+        axes.lines[-1].set(marker=style["marker"], markevery=[])  # for the legend
         for row in rows:
-            x, y = row["words_per_second"], row["bleu"]
-            ends = found["settings"]["words"] / max(row["seconds"]), found["settings"]["words"] / min(row["seconds"])
-            axes.plot(ends, (y, y), color=style["color"], linewidth=1)
-            axes.plot(x, y, label=f"{program}, {model}", **{**style, "linestyle": "none"})
-            search = "greedy" if row["beam"] == 1 else f"beam {row['beam']}"
-            axes.annotate(
-                f"{row['dtype']}, {search}", (x, y), xytext=(0, 6), textcoords="offset points", ha="center", fontsize=7
-            )
-    axes.set_xlabel("words per second")
-    axes.margins(x=0.12, y=0.12)
-    axes.set_xlim(left=0)
-    axes.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")
-    figure.set_figwidth(7)
+            face = "white" if row["beam"] == 1 else style["color"]
+            ends = words / max(row["seconds"]), words / min(row["seconds"])
+            axes.plot(ends, (row["bleu"],) * 2, color=style["color"], linewidth=3, alpha=0.3)
+            axes.plot(row["words_per_second"], row["bleu"], markerfacecolor=face, **{**style, "linestyle": "none"})
+    axes.set_xlabel("words per second (filled: beam 4, hollow: greedy)")
+    axes.set_xscale("log")
+    for axis in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+        axis(lambda x, _: f"{x:,.0f}" if f"{x:.0e}"[0] in "125" else "")
+    figure.set_size_inches(7.5, 5)
     add_legend(figure)
     return figure
 
@@ -191,6 +196,7 @@ PICTURES: dict[str, tuple[Callable[[list[dict[str, Any]]], Figure], list[Path]]]
     "parameters": (parameters, COMPARISONS),
     "lengths": (lengths, list(LENGTHS.values())),
     "translation-speed": (speed, [MEASURED / "translation-speed.json"]),
+    "growth": (growth, [MEASURED / "growth.json"]),
 }
 
 

@@ -64,7 +64,7 @@ class RunDirectory:
             load_sentencepiece(self.sentencepiece)  # fairseq would report an invalid model with a traceback
         bpe = {"bpe": "sentencepiece", "sentencepiece_model": self.sentencepiece} if self.sentencepiece else {}
         home, file = os.path.split(self.checkpoint)
-        cfg, task, models = hub.load(home, file, os.path.abspath(self.dictionaries), print_alignment="soft", **bpe)
+        cfg, task, models = hub.load(home, file, os.path.realpath(self.dictionaries), print_alignment="soft", **bpe)
         return cfg, task, models[0].eval()
 
     def text(self, split: str, languages: Sequence[str]) -> tuple[str, list[str], list[str]]:

@@ -55,7 +55,7 @@ def export_model(
     for path, option in ((checkpoint, "MODEL"), (sentencepiece, "--spm")):
         if not os.path.isfile(path):
             raise InputError(f"{path} not found: specify it as {option}")
-    home, data = home or ".", os.path.abspath(data)
+    home, data = home or ".", os.path.realpath(data)  # not abspath: ".." after a link to a directory
     loaded = hub.from_pretrained(home, file, data, prune_mixing, bpe="sentencepiece", sentencepiece_model=sentencepiece)
     languages = [loaded.task.cfg.source_lang, loaded.task.cfg.target_lang]
     source, target = (os.path.join(data, f"dict.{language}.txt") for language in languages)

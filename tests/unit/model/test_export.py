@@ -1,5 +1,7 @@
 """Exporting: the inference network computes what the trained model computes, for every supported variant."""
 
+import shutil
+
 import pytest
 import torch
 
@@ -113,3 +115,15 @@ def test_weights_that_a_dtype_cannot_represent_are_refused(tmp_path):
     with pytest.raises(InputError, match="output.weight has weights that float16 cannot represent"):
         model_format.save_exported_model(str(tmp_path / "model"), config, weights, "float16", ["en", "de"], *files)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_link_to_a_run_directory_can_be_exported(tmp_path):
+    run = tmp_path / "corpus" / "table" / "run"
+    run.mkdir(parents=True)
+    shutil.copy(GOLDEN / "model.pt", run)
+    (tmp_path / "corpus" / "data-bin").mkdir()
+    for language in ("en", "de"):
+        shutil.copy(GOLDEN / f"dict.{language}.txt", tmp_path / "corpus" / "data-bin")
+    shutil.copy(GOLDEN / SENTENCEPIECE, tmp_path / "corpus")
+    (tmp_path / "link").symlink_to(run)
+    assert export_model(str(tmp_path / "link"), str(tmp_path / "exported")) == ["en", "de"]
