@@ -7,6 +7,7 @@ import pytest
 from lxml import etree
 
 from fairseq_resmlp.common.errors import InputError
+from fairseq_resmlp.data import documents
 from fairseq_resmlp.data.documents import Filled, Link, document_type, read_document
 from fairseq_resmlp.data.plain_text import check_plain_text
 
@@ -210,7 +211,7 @@ def test_a_document_that_cannot_be_translated_is_refused(name, content, columns,
 
 
 def test_a_document_that_decompresses_to_too_much_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("fairseq_resmlp.data.documents.MAX_BYTES", 1000)
+    monkeypatch.setattr(documents, "MAX_BYTES", 1000)
     (tmp_path / "a.tsv.gz").write_bytes(gzip.compress(b"a" * 1001))
     with pytest.raises(InputError, match="has more than 1,000 bytes, the limit for documents: split it"):
         read_document(str(tmp_path / "a.tsv.gz"), ("en", "de"))
