@@ -5,7 +5,7 @@
 #
 #   DIR   directory for the JSON files (default: docs/measured)
 #
-# It takes about 40 minutes on two cores, which should be idle otherwise. The measurements with trained models need the
+# It should take about 40 minutes on two cores, which should be idle otherwise. The measurements with trained models need the
 # models of scripts/reproduce.sh multi30k.en-de in runs/multi30k.en-de, and are skipped without them. They include
 # CTranslate2 with the converted Transformer runs/multi30k.en-de/transformer.ct2, if it exists (docs/performance.md).
 . "$(dirname -- "$0")/../environment.sh"
