@@ -9,6 +9,7 @@ from fairseq_resmlp.cli.exported_models import exported_model, files_of_model
 from fairseq_resmlp.cli.options import Count, threads_option
 from fairseq_resmlp.common.atomic_write import refuse_overwriting
 from fairseq_resmlp.common.errors import InputError
+from fairseq_resmlp.common.garbage_collection import import_without_garbage_collection
 from fairseq_resmlp.common.threads import MAX_THREADS, default_threads
 
 DTYPES = click.Choice(["int8", "float32", "float16"])
@@ -101,13 +102,14 @@ def translate(
 
     A document remains as it is, except that translations are added where they are missing.
     """
-    from fairseq_resmlp.cli.file_translation import translate_document, translate_lines
-    from fairseq_resmlp.data.documents import document_type, read_document
-    from fairseq_resmlp.data.plain_text import check_plain_text
-    from fairseq_resmlp.inference.network import check_device
-    from fairseq_resmlp.inference.output_format import make_format
-    from fairseq_resmlp.inference.translation import TranslationOptions
-    from fairseq_resmlp.inference.translator import Translator
+    with import_without_garbage_collection():
+        from fairseq_resmlp.cli.file_translation import translate_document, translate_lines
+        from fairseq_resmlp.data.documents import document_type, read_document
+        from fairseq_resmlp.data.plain_text import check_plain_text
+        from fairseq_resmlp.inference.network import check_device
+        from fairseq_resmlp.inference.output_format import make_format
+        from fairseq_resmlp.inference.translation import TranslationOptions
+        from fairseq_resmlp.inference.translator import Translator
 
     kind = document_type(source)
     search = TranslationOptions(**options, split_sentences=bool(kind) if split_sentences is None else split_sentences)
