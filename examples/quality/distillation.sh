@@ -1,5 +1,5 @@
 # Table for scripts/ablate.sh: sequence-level distillation from an ensemble of a Transformer and two ResMLPs.
-# Results: docs/quality.md
+# Results: docs/ablations.md
 baseline=toeplitz-16
 . "$(dirname "$table")/peer.bash"
 row transformer-1e-3 "${transformer[@]}" --lr 1e-3

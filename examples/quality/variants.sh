@@ -1,6 +1,6 @@
 # Table for scripts/ablate.sh: ablations of the paper's layer. Each row after the first changes one part, or LayerNorm
 # and one more part. Training is about half as long as in comparison.sh (3,200 of 6,000 updates on Multi30k).
-# Results: docs/quality.md
+# Results: docs/ablations.md
 baseline=linear
 short=(--max-update 3200)
 row linear resmlp_small_linear "${short[@]}"
