@@ -19,9 +19,9 @@ run() {
 }
 
 here=scripts/benchmark
-run python $here/bench.py --out "$out/speed.json"
+run python $here/bench.py --pairs 3 --out "$out/speed.json"
 run python $here/growth.py --out "$out/growth.json"
-run python $here/alternatives.py "$out/alternatives" --only runtimes bandwidth
+run python $here/alternatives.py "$out/alternatives"
 
 runs=runs/multi30k.en-de
 if ! compgen -G "$runs/resmlp_small/average*.pt" > /dev/null; then

@@ -3,6 +3,7 @@
 scripts/update_tables.py loads this file, so it imports neither fairseq nor torch.
 """
 
+import math
 from statistics import median
 from typing import Any
 
@@ -29,14 +30,17 @@ def speed(found: dict[str, Any]) -> Table:
 
 
 def breakdown(found: dict[str, Any]) -> Table:
-    """Return a header and a row per profiled run, with the shares of its time."""
+    """Return a header and a row per profiled run, with its multiply-adds and the shares of its time."""
     functions = list(found["breakdown"][0]["floor_fraction"]) if found["breakdown"] else []
-    head = ["measurement", "model", "matrix products", "other operators", "Python and dispatch"]
+    head = ["measurement", "model", "multiply-adds (billions)"]
+    head += ["matrix products", "other operators", "Python and dispatch"]
     table = [head + [f"matrix products alone, {name.rsplit('.', 1)[1]}" for name in functions]]
     for part in found["breakdown"]:
         shares = [part[name] / part["ms"] for name in ("matrix_ms", "other_ms", "python_ms")]
-        shares += [part["floor_fraction"][name] for name in functions]
-        table.append([part["what"], part["of"], *(f"{share:.0%}" for share in shares)])
+        shares += [part["floor_fraction"].get(name) for name in functions]
+        multiply_adds = sum(math.prod(product.values()) for product in part["products"]) / 1e9
+        cells = ["–" if share is None else f"{share:.0%}" for share in shares]
+        table.append([part["what"], part["of"], f"{multiply_adds:.0f}", *cells])
     return table
 
 
