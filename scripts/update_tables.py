@@ -78,6 +78,7 @@ TIMED_AS_TRAINED = "training step, 32 x 30 tokens, float32, fused_label_smoothed
 TIMED_ALIKE = (
     "training step, 32 x 30 tokens, float32, label_smoothed_cross_entropy, torch.nn.functional.linear on both sides"
 )
+TRANSLATORS = {"transformer-pre-norm": "transformer.ct2", "resmlp_small": "resmlp_small.int8"}  # the exported models
 PAIRS = {"multi30k.en-de": "En-De", "multi30k.en-fr": "En-Fr"}
 
 
@@ -288,10 +289,11 @@ def kernel_times(files) -> str:
 
 
 def headline(files) -> str:
-    """Return five rows with BLEU of both language pairs, parameters and training speed."""
+    """Return five rows with BLEU of both language pairs, parameters, and speed of training and translation."""
     found = [read_json(path) for path in files]
     comparisons = {report["rows"][0]["runs"][0]["corpus"]: report for report in found if "settings" not in report}
-    speeds = {report["settings"]["resmlp"]: report for report in found if "settings" in report}
+    speeds = {report["settings"]["resmlp"]: report for report in found if "resmlp" in report.get("settings", {})}
+    (translation,) = (report for report in found if "words" in report.get("settings", {}))
     by_pair = {pair: {row["name"]: row for row in comparisons[corpus]["rows"]} for corpus, pair in PAIRS.items()}
 
     def bleu(row) -> str:
@@ -309,28 +311,38 @@ def headline(files) -> str:
             return ""
         return f"{median(options, TIMED_AS_TRAINED):.1f} ({median(options, TIMED_ALIKE):.1f})"
 
+    def words_per_second(name) -> str:
+        for row in translation["rows"]:
+            if (row["model"], row["dtype"], row["beam"]) == (TRANSLATORS.get(name), "int8", 4):
+                return f"{row['words_per_second']:,.0f}"
+        return ""
+
     cells = []
     for name, (label, options) in HEADLINE.items():
         rows = [by_pair[pair].get(name) for pair in PAIRS.values()]
         seeds = ", ".join(str(len(row["runs"])) if row else "–" for row in rows)
         speed = "1 (post-norm)" if name == "transformer-pre-norm" else ratio(options)
-        cells.append([label, *map(bleu, rows), seeds, f"{rows[0]['parameters'] / 1e6:.2f}M", speed])
+        parameters = f"{rows[0]['parameters'] / 1e6:.2f}M"
+        cells.append([label, *map(bleu, rows), seeds, parameters, speed, words_per_second(name)])
     head = ["", *(f"BLEU {pair}" for pair in PAIRS.values()), "seeds (De, Fr)", "parameters", "training speed"]
+    head.append("words/s")
 
     first = comparisons["multi30k.en-de"]
     run, machine = first["rows"][0]["runs"][0], first["machine"]
     device = machine["gpu"] or f"a {machine['cpus']}-core CPU"
-    post_norm, tuned = [by_pair[pair]["transformer"] for pair in PAIRS.values()], by_pair["En-De"]["linear-tuned"]
+    post_norm = [by_pair[pair]["transformer"] for pair in PAIRS.values()]
+    tried, translator = translation["settings"], translation["machine"]
     about = (
-        f"Multi30k {run['test']}, sacreBLEU (`{run['signature']}`), mean ± standard deviation over seeds; – means not "
-        f"part of this comparison. {run['updates']:,} updates on {device} ({machine['cpu']}, "
-        f"torch {first['versions']['torch']}, {first['date'][:10]}). "
-        f"The post-norm Transformer reaches {' and '.join(map(bleu, post_norm))} "
-        f"({' and '.join(str(len(row['runs'])) for row in post_norm)} seeds), the paper's layer with a tuned learning "
-        f"rate and dropout {bleu(tuned)} on En-De ({len(tuned['runs'])} seed). Parameters are those of En-De. Speed is "
-        "training steps per second relative to fairseq's post-norm Transformer (float32, 32 x 30 tokens), ResMLP with "
-        "the fused criterion of this plugin; in parentheses, with fairseq's criterion and torch's matrix products in "
-        "both models. **WMT14, the paper's benchmark, has not been run yet.**"
+        f"Multi30k {run['test']}, sacreBLEU (`{run['signature']}`), mean ± standard deviation over seeds. "
+        f"{run['updates']:,} updates on {device} ({machine['cpu']}, torch {first['versions']['torch']}, "
+        f"{first['date'][:10]}). The post-norm Transformer reaches {' and '.join(map(bleu, post_norm))} "
+        f"({' and '.join(str(len(row['runs'])) for row in post_norm)} seeds). Training speed is steps per second "
+        "relative to fairseq's post-norm Transformer (float32, 32 x 30 tokens), ResMLP with the fused criterion of this "
+        "plugin; in parentheses, with fairseq's criterion and torch's matrix products in both models. "
+        f"Words/s: {tried['words']:,} words translated with beam 4 in int8 on "
+        f"{translator['cpus']} cores ({translator['flags'][-1].upper().replace('_', '-')}), including the start of the "
+        "program: the Transformer by CTranslate2, ResMLP by `fairseq-resmlp translate`. "
+        "**WMT14, the paper's benchmark, has not been run yet.**"
     )
     return table(head, cells) + caption(about)
 

@@ -6,8 +6,9 @@
 #   DIR   directory for the JSON files (default: docs/measured)
 #
 # It should take about 40 minutes on two cores, which should be idle otherwise. The measurements with trained models need the
-# models of scripts/reproduce.sh multi30k.en-de in runs/multi30k.en-de, and are skipped without them. They include
-# CTranslate2 with the converted Transformer runs/multi30k.en-de/transformer.ct2, if it exists (docs/performance.md).
+# model of scripts/reproduce.sh multi30k.en-de in runs/multi30k.en-de, and are skipped without it. They include those of
+# these models that exist there: resmlp_small.int8.shortlist, transformer-pre-norm, transformer.ct2, and
+# transformer.ct2.shortlist (docs/performance.md, "Words per second and BLEU").
 . "$(dirname -- "$0")/../environment.sh"
 if [ $# -gt 1 ] || [[ ${1-} == -* ]]; then fail "usage: $0 [DIR]"; fi
 out=$(realpath -m -- "${1:-"$(dirname -- "$0")/../../docs/measured"}")
@@ -28,12 +29,14 @@ if ! compgen -G "$runs/resmlp_small/average*.pt" > /dev/null; then
     echo "No trained model in $runs/resmlp_small: skipping the measurements with trained models"
     exit
 fi
-compared=(--fairseq $runs/resmlp_small)
 for dtype in int8 float32; do
     [ -e $runs/resmlp_small.$dtype ] ||
         run fairseq-resmlp export $runs/resmlp_small $runs/resmlp_small.$dtype --dtype $dtype
 done
-if [ -e $runs/transformer.ct2 ]; then compared+=(--ctranslate2 $runs/transformer.ct2); fi
+compared=()
+[ ! -e $runs/resmlp_small.int8.shortlist ] || compared+=($runs/resmlp_small.int8.shortlist)
+for model in transformer.ct2{,.shortlist}; do [ ! -e $runs/$model ] || compared+=(--ctranslate2 $runs/$model); done
+for model in resmlp_small transformer-pre-norm; do [ ! -e $runs/$model ] || compared+=(--fairseq $runs/$model); done
 run fairseq-resmlp bench $runs/resmlp_small.int8 $runs/resmlp_small.float32 "${compared[@]}" \
     --text $runs/raw/test2016.en --reference $runs/raw/test2016.de --json "$out/translation-speed.json"
 run python $here/threads.py $runs/resmlp_small.int8 --text $runs/raw/test2016.en --data $runs/data-bin \

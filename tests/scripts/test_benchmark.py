@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import sys
+import time
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -41,7 +42,8 @@ def found(tmp_path_factory):
     """Results of all parts except those that need ctranslate2 or data."""
     out = tmp_path_factory.mktemp("bench") / "speed.json"
     words = ["--out", str(out), *SIZES, "--data", "nowhere", "--without-ctranslate2"]
-    with pytest.MonkeyPatch.context() as patch:  # without pauses and repetitions
+    with pytest.MonkeyPatch.context() as patch:  # short sentences, without pauses and repetitions
+        patch.setattr(bench, "LENGTH", 5)
         patch.setattr(bench, "Settings", partial(systems.Settings, pause=0, shortest=0))
         patch.setattr(sys, "argv", ["scripts/benchmark/bench.py", *words])
         done = CliRunner().invoke(bench.main, words, catch_exceptions=False)
@@ -105,21 +107,25 @@ def test_errors_are_reported_in_one_line(monkeypatch, error):
 
 
 def test_neighbours_compute_while_the_benchmark_measures_and_end_with_it(monkeypatch):
-    def children():
+    def busy_children():
         (main,) = Path("/proc/self/task").glob(str(os.getpid()))
-        return [Path(f"/proc/{child}/cmdline").read_bytes() for child in (main / "children").read_text().split()]
+        commands = [Path(f"/proc/{child}/cmdline").read_bytes() for child in (main / "children").read_text().split()]
+        return [command for command in commands if b"monotonic" in command]
 
     seen = []
 
     def measure(*arguments):
-        seen.extend(command for command in children() if b"monotonic" in command)
+        deadline = time.monotonic() + 60
+        while len(busy_children()) < 2 and time.monotonic() < deadline:  # a process that starts has no command yet
+            time.sleep(0.01)
+        seen.extend(busy_children())
         raise InputError("enough")
 
     monkeypatch.setattr(bench, "measure", measure)
     done = CliRunner().invoke(bench.main, ["--neighbours", "2"])
     assert done.output == "Error: enough\n"
     assert len(seen) == 2
-    assert not [command for command in children() if b"monotonic" in command]
+    assert not busy_children()
 
 
 def test_skipped_rows_are_noted(found):
@@ -252,6 +258,7 @@ def test_matrix_products_of_a_step_have_the_flop_count_of_the_paper():
     assert flop(systems.RESMLP) == pytest.approx(291, rel=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(package_version("ctranslate2") is None, reason="ctranslate2 is not installed")
 def test_the_inference_engine_is_compared_with_the_faster_data_type_of_ctranslate2(monkeypatch):
     monkeypatch.setitem(bench.GENERATE_BATCHES, "cpu", (2,))
