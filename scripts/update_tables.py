@@ -335,13 +335,12 @@ def headline(files) -> str:
     about = (
         f"Multi30k {run['test']}, sacreBLEU (`{run['signature']}`), mean ± standard deviation over seeds. "
         f"{run['updates']:,} updates on {device} ({machine['cpu']}, torch {first['versions']['torch']}, "
-        f"{first['date'][:10]}). The post-norm Transformer reaches {' and '.join(map(bleu, post_norm))} "
-        f"({' and '.join(str(len(row['runs'])) for row in post_norm)} seeds). Training speed is steps per second "
-        "relative to fairseq's post-norm Transformer (float32, 32 x 30 tokens), ResMLP with the fused criterion of this "
-        "plugin; in parentheses, with fairseq's criterion and torch's matrix products in both models. "
-        f"Words/s: {tried['words']:,} words translated with beam 4 in int8 on "
-        f"{translator['cpus']} cores ({translator['flags'][-1].upper().replace('_', '-')}), including the start of the "
-        "program: the Transformer by CTranslate2, ResMLP by `fairseq-resmlp translate`. "
+        f"{first['date'][:10]}). The post-norm Transformer reaches {' and '.join(map(bleu, post_norm))}. "
+        "Training speed is steps per second relative to fairseq's post-norm Transformer (float32, 32 x 30 tokens), "
+        "ResMLP with this plugin's fused criterion; in parentheses, with fairseq's criterion and torch's matrix "
+        f"products in both models. Words/s: {tried['words']:,} words translated with beam 4 in int8 on "
+        f"{translator['cpus']} cores ({translator['flags'][-1].upper().replace('_', '-')}), with the start of the "
+        "program: the Transformer by CTranslate2, ResMLP by this package. "
         "**WMT14, the paper's benchmark, has not been run yet.**"
     )
     return table(head, cells) + caption(about)
