@@ -8,7 +8,8 @@ as paths or glob patterns relative to the root of the repository:
     <!-- KIND FILE... -->
     <!-- end -->
 
-    headline FILE...       summary table of the README, from files of compare_runs.py and benchmark/bench.py
+    headline FILE...       summary table of the README, from files of compare_runs.py, benchmark/bench.py and
+                           fairseq-resmlp bench
     quality FILE           models compared over their seeds, from compare_runs.py
     commands FILE          training commands of the rows of such a table
     curves FILE...         validation perplexity by number of updates, from files of compare_runs.py
@@ -78,7 +79,7 @@ TIMED_AS_TRAINED = "training step, 32 x 30 tokens, float32, fused_label_smoothed
 TIMED_ALIKE = (
     "training step, 32 x 30 tokens, float32, label_smoothed_cross_entropy, torch.nn.functional.linear on both sides"
 )
-TRANSLATORS = {"transformer-pre-norm": "transformer.ct2", "resmlp_small": "resmlp_small.int8"}  # the exported models
+EXPORTED_MODELS = {"transformer-pre-norm": "transformer.ct2", "resmlp_small": "resmlp_small.int8"}
 PAIRS = {"multi30k.en-de": "En-De", "multi30k.en-fr": "En-Fr"}
 
 
@@ -312,10 +313,11 @@ def headline(files) -> str:
         return f"{median(options, TIMED_AS_TRAINED):.1f} ({median(options, TIMED_ALIKE):.1f})"
 
     def words_per_second(name) -> str:
-        for row in translation["rows"]:
-            if (row["model"], row["dtype"], row["beam"]) == (TRANSLATORS.get(name), "int8", 4):
-                return f"{row['words_per_second']:,.0f}"
-        return ""
+        if name not in EXPORTED_MODELS:
+            return ""
+        searched = EXPORTED_MODELS[name], "int8", 4
+        (row,) = (row for row in translation["rows"] if (row["model"], row["dtype"], row["beam"]) == searched)
+        return f"{row['words_per_second']:,.0f}"
 
     cells = []
     for name, (label, options) in HEADLINE.items():
@@ -331,16 +333,16 @@ def headline(files) -> str:
     run, machine = first["rows"][0]["runs"][0], first["machine"]
     device = machine["gpu"] or f"a {machine['cpus']}-core CPU"
     post_norm = [by_pair[pair]["transformer"] for pair in PAIRS.values()]
-    tried, translator = translation["settings"], translation["machine"]
+    words, cores = translation["settings"]["words"], translation["machine"]["cpus"]
+    vnni = "with" if "avx512_vnni" in translation["machine"]["flags"] else "without"
     about = (
         f"Multi30k {run['test']}, sacreBLEU (`{run['signature']}`), mean ± standard deviation over seeds. "
         f"{run['updates']:,} updates on {device} ({machine['cpu']}, torch {first['versions']['torch']}, "
         f"{first['date'][:10]}). The post-norm Transformer reaches {' and '.join(map(bleu, post_norm))}. "
         "Training speed is steps per second relative to fairseq's post-norm Transformer (float32, 32 x 30 tokens), "
         "ResMLP with this plugin's fused criterion; in parentheses, with fairseq's criterion and torch's matrix "
-        f"products in both models. Words/s: {tried['words']:,} words translated with beam 4 in int8 on "
-        f"{translator['cpus']} cores ({translator['flags'][-1].upper().replace('_', '-')}), with the start of the "
-        "program: the Transformer by CTranslate2, ResMLP by this package. "
+        f"products in both models. Words/s: En-De test2016 ({words:,} words), beam 4, int8, {cores} cores {vnni} "
+        "AVX512-VNNI, including program start: the Transformer with CTranslate2, ResMLP with this package. "
         "**WMT14, the paper's benchmark, has not been run yet.**"
     )
     return table(head, cells) + caption(about)
@@ -556,7 +558,7 @@ def cold_start(files) -> str:
     rows = []
     for row in found["rows"]:
         command, alone = row["command"], row["torch"]
-        more = [f"+{command['cpu'] - alone['cpu']:.2f}", f"+{command['memory'] - alone['memory']:.0f}"]
+        more = [f"{command['cpu'] - alone['cpu']:+.2f}", f"{command['memory'] - alone['memory']:+.0f}"]
         rows.append(
             [
                 f"{row['name']}, {row['size_mb']:.0f} MB",

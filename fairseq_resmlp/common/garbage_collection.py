@@ -1,4 +1,4 @@
-"""Importing large packages without searching for unreachable objects."""
+"""Import of torch without garbage collection."""
 
 import gc
 import sys
@@ -10,9 +10,9 @@ from contextlib import contextmanager
 def import_without_garbage_collection() -> Iterator[None]:
     """Pause Python's garbage collection while torch is imported, and exclude the imported objects from it afterwards.
 
-    torch consists of a quarter of a million objects, and nearly all of them live until the process ends. Searching them
-    for garbage again and again, last when the process exits, is a quarter of the CPU time of `import torch`
-    (docs/performance.md, "Cold start"). If torch has been imported already, nothing changes.
+    Importing torch creates a quarter of a million objects, nearly all of which live until the process ends. The
+    collector would traverse them repeatedly during the import, and once more at exit (docs/performance.md, "Cold
+    start"). If torch has been imported already, nothing changes.
     """
     if "torch" in sys.modules or not gc.isenabled():
         yield

@@ -125,7 +125,7 @@ _SMALL: dict[str, object] = {
 }
 
 # Differences of each named architecture from ResMLPConfig. The paper gives d 512, hidden size 2048, 6 or 12 layers,
-# dropout 0.15 (En-De) and 0.1 (En-Fr). docs/model.md explains the other values, and docs/quality.md why resmlp_small
+# dropout 0.15 (En-De) and 0.1 (En-Fr). docs/model.md explains the other values, and docs/ablations.md why resmlp_small
 # uses another token mixing.
 ARCHITECTURES: dict[str, dict[str, object]] = {
     "resmlp_base": {},

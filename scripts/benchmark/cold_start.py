@@ -35,7 +35,9 @@ def end(part):
     parts[part] = [b - a for a, b in zip(last, now)]
     last[:] = now
 end("Python")
-import torch
+from fairseq_resmlp.common.garbage_collection import import_without_garbage_collection
+with import_without_garbage_collection():
+    import torch
 end("import of torch")
 from fairseq_resmlp.inference import Translator
 from fairseq_resmlp.inference import model_format

@@ -1,13 +1,14 @@
 #!/usr/bin/env -S bash -p
-# Measure the speed of this machine for docs/performance.md: training, translation, growth, runtimes, threads, cold start.
+# Measure the speed of this machine for docs/performance.md: training, translation, growth, alternatives, threads, and
+# cold start.
 #
 #   scripts/benchmark/run_all.sh [DIR]
 #
 #   DIR   directory for the JSON files (default: docs/measured)
 #
-# It should take about 40 minutes on two cores, which should be idle otherwise. The measurements with trained models need the
-# model of scripts/reproduce.sh multi30k.en-de in runs/multi30k.en-de, and are skipped without it. They include those of
-# these models that exist there: resmlp_small.int8.shortlist, transformer-pre-norm, transformer.ct2, and
+# It takes about 40 minutes on two cores, which should be idle otherwise. The measurements with trained models need the
+# model of scripts/reproduce.sh multi30k.en-de in runs/multi30k.en-de, and are skipped without it. They also include, if
+# it exists there, each of resmlp_small.int8.shortlist, transformer-pre-norm, transformer.ct2 and
 # transformer.ct2.shortlist (docs/performance.md, "Words per second and BLEU").
 . "$(dirname -- "$0")/../environment.sh"
 if [ $# -gt 1 ] || [[ ${1-} == -* ]]; then fail "usage: $0 [DIR]"; fi

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import shutil
 import sys
 import time
@@ -22,7 +23,7 @@ from fairseq_resmlp.common.environment import cpu_info, package_version
 from fairseq_resmlp.common.errors import InputError
 from fairseq_resmlp.modules import linear
 from support.commands import run
-from support.paths import GOLDEN, PLUGIN, SCRIPTS, load_script
+from support.paths import GOLDEN, PLUGIN, ROOT, SCRIPTS, load_script
 
 SMALL = systems.Settings(pairs=2, pause=0, shortest=0, threads=1, d=16, hidden=32, layers=1, heads=2, vocabulary=300)
 OPTIONS = ("pairs", "threads", "d", "hidden", "layers", "heads", "vocabulary")
@@ -261,9 +262,11 @@ def test_matrix_products_of_a_step_have_the_flop_count_of_the_paper():
 @pytest.mark.slow
 @pytest.mark.skipif(package_version("ctranslate2") is None, reason="ctranslate2 is not installed")
 def test_the_inference_engine_is_compared_with_the_faster_data_type_of_ctranslate2(monkeypatch):
-    monkeypatch.setitem(bench.GENERATE_BATCHES, "cpu", (2,))
+    monkeypatch.setattr(bench, "LENGTH", 5)
+    monkeypatch.setitem(bench.GENERATE_BATCHES, "cpu", (16,))
     rows = bench.measure_fast(SMALL, [])
     assert ["shortlist" in row["what"] for row in rows] == [False, True]
+    assert [row["target"]["value"] for row in rows] == [3.0, 4.0]
     for row in rows:
         theirs = {name: median(times) for name, times in row["measured"].items() if name.startswith("CTranslate2")}
         assert row["against"] == min(theirs, key=theirs.get)
@@ -298,12 +301,15 @@ def test_results_fill_the_tables(found, tmp_path, monkeypatch):
     filled = update_tables.BLOCK.sub(update_tables.fill, page)
     assert all(f"| {row['what']} |" in filled for row in found["rows"])
     assert all(f"| {part['what']} |" in filled for part in found["breakdown"])
+    assert re.search(r"^\| inference engine, int8, beam 4, batch 16 \| resmlp \| \d+ .* \| – \| – \|$", filled, re.M)
     assert tables.about(found) in " ".join(filled.split())
 
 
 def test_the_headline_table_finds_its_speed_measurements(found):
     update_tables = load_script(SCRIPTS / "update_tables.py")
     assert {update_tables.TIMED_AS_TRAINED, update_tables.TIMED_ALIKE} <= {row["what"] for row in found["rows"]}
+    translated = json.loads((ROOT / "docs" / "measured" / "translation-speed.json").read_text(encoding="utf-8"))
+    assert set(update_tables.EXPORTED_MODELS.values()) <= {row["model"] for row in translated["rows"]}
 
 
 @pytest.mark.slow

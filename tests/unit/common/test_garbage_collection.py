@@ -15,10 +15,12 @@ with import_without_garbage_collection():
 TRANSLATE = """
 import contextlib, gc, sys
 from fairseq_resmlp.cli.main import main
+collections = []
+gc.callbacks.append(lambda *_: collections.append(1) if "torch" in sys.modules and not gc.get_freeze_count() else None)
 with contextlib.suppress(BaseException):
     main(["translate", "."])
 assert "torch" in sys.modules
-during = False
+during = bool(collections)
 """
 
 
