@@ -47,9 +47,10 @@ GROWTH_SHAPES = ((64, 32), (8, 256))
 PRECISION = {"float32": "fp32", "bfloat16": "bf16"}  # fairseq's names
 MEMORY_STEPS = 3
 SAME_PRODUCTS = ", torch.nn.functional.linear on both sides"
+SAME_CRITERION = " on both sides"
 LOADING_INTERVALS, LOADING_INTERVAL = 6, 10  # number and length of the log intervals; the first one is a warm-up
 LONGEST = 7200  # seconds after which busy neighbours end by themselves
-MINUTES = {"train": 4, "generate": 3, "fast": 3, "memory": 1, "growth": 3, "loading": 2, "profile": 4}  # on two cores
+MINUTES = {"train": 5, "generate": 3, "fast": 3, "memory": 1, "growth": 3, "loading": 2, "profile": 4}  # on two cores
 
 
 class Target(NamedTuple):
@@ -160,6 +161,10 @@ def measure_train(settings: Settings, notes: list[str]) -> list[Row]:
             if (dtype, criterion) == ("float32", FAIRSEQ_CRITERION):
                 with systems.torch_linear_only():
                     rows.append(compare("train", what + SAME_PRODUCTS, steps, settings, target, count * length))
+            elif dtype == "float32":
+                trainer = systems.make_trainer(TRANSFORMER, settings, criterion, PRECISION[dtype])
+                steps = {**steps, "transformer": partial(trainer.train_step, [sample])}
+                rows.append(compare("train", what + SAME_CRITERION, steps, settings, None, count * length))
     return rows
 
 
