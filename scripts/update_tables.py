@@ -343,7 +343,7 @@ def headline(files) -> str:
         "ResMLP with this plugin's fused criterion; in parentheses, with fairseq's criterion and torch's matrix "
         f"products in both models. Words/s: En-De test2016 ({words:,} words), beam 4, int8, {cores} cores {vnni} "
         "AVX512-VNNI, including program start: the Transformer with CTranslate2, ResMLP with this package. "
-        "**WMT14, the paper's benchmark, has not been run yet.**"
+        "**WMT14 has not been run yet.**"
     )
     return table(head, cells) + caption(about)
 

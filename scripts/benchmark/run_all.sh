@@ -6,7 +6,7 @@
 #
 #   DIR   directory for the JSON files (default: docs/measured)
 #
-# It takes about 40 minutes on two cores, which should be idle otherwise. The measurements with trained models need the
+# It takes about an hour on two cores, which should be idle otherwise. The measurements with trained models need the
 # model of scripts/reproduce.sh multi30k.en-de in runs/multi30k.en-de, and are skipped without it. They also include, if
 # it exists there, each of resmlp_small.int8.shortlist, transformer-pre-norm, transformer.ct2 and
 # transformer.ct2.shortlist (docs/performance.md, "Words per second and BLEU").
