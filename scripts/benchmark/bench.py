@@ -141,31 +141,34 @@ def time_alternately(runs: Mapping[str, Callable[[], object]], settings: Setting
 
 def measure_train(settings: Settings, notes: list[str]) -> list[Row]:
     """Time a step of fairseq's trainer with Adam: forward, loss, backward, gradient clipping and optimizer step."""
-    kinds = [("float32", FAIRSEQ_CRITERION), ("float32", OWN_CRITERION), ("bfloat16", OWN_CRITERION)]
+    kinds = [
+        ("float32", FAIRSEQ_CRITERION, FAIRSEQ_CRITERION),
+        ("float32", OWN_CRITERION, FAIRSEQ_CRITERION),
+        ("float32", OWN_CRITERION, OWN_CRITERION),
+        ("bfloat16", OWN_CRITERION, FAIRSEQ_CRITERION),
+    ]  # the last one is the criterion of the Transformer
     if settings.device == "cuda":
-        kinds = [("bfloat16", FAIRSEQ_CRITERION), ("bfloat16", OWN_CRITERION)]
+        kinds = [("bfloat16", criterion, FAIRSEQ_CRITERION) for criterion in (FAIRSEQ_CRITERION, OWN_CRITERION)]
     elif "avx512_bf16" not in cpu_info()[1]:
         notes.append("bfloat16 rows skipped: this CPU has no avx512_bf16")
-        kinds = kinds[:2]
+        kinds = kinds[:3]
     rows = []
-    for dtype, criterion in kinds:
+    for dtype, criterion, baseline_criterion in kinds:
         trainers = {
             "resmlp": systems.make_trainer(RESMLP, settings, criterion, PRECISION[dtype]),
-            "transformer": systems.make_trainer(TRANSFORMER, settings, FAIRSEQ_CRITERION, PRECISION[dtype]),
+            "transformer": systems.make_trainer(TRANSFORMER, settings, baseline_criterion, PRECISION[dtype]),
         }
-        target = TRAIN_TARGETS[settings.device][criterion] if (settings.device, dtype) != ("cpu", "bfloat16") else None
+        has_target = (settings.device, dtype) != ("cpu", "bfloat16") and baseline_criterion == FAIRSEQ_CRITERION
+        target = TRAIN_TARGETS[settings.device][criterion] if has_target else None
+        both = SAME_CRITERION if baseline_criterion == OWN_CRITERION else ""
         for count, length in TRAIN_SHAPES[settings.device]:
             sample = systems.make_batch(count, length, settings)
-            what = f"training step, {count} x {length} tokens, {dtype}, {criterion}"
+            what = f"training step, {count} x {length} tokens, {dtype}, {criterion}{both}"
             steps = {name: partial(trainer.train_step, [sample]) for name, trainer in trainers.items()}
             rows.append(compare("train", what, steps, settings, target, count * length))
             if (dtype, criterion) == ("float32", FAIRSEQ_CRITERION):
                 with systems.torch_linear_only():
                     rows.append(compare("train", what + SAME_PRODUCTS, steps, settings, target, count * length))
-            elif dtype == "float32":
-                trainer = systems.make_trainer(TRANSFORMER, settings, criterion, PRECISION[dtype])
-                steps = {**steps, "transformer": partial(trainer.train_step, [sample])}
-                rows.append(compare("train", what + SAME_CRITERION, steps, settings, None, count * length))
     return rows
 
 

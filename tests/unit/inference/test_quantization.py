@@ -93,11 +93,8 @@ def test_the_engine_of_a_large_layer_depends_on_the_number_of_rows(monkeypatch):
     assert packed == ["onednn", "fbgemm", "fbgemm"]
     assert torch.backends.quantized.engine == engine
     torch.testing.assert_close(many[:-1], few)
-    step = float(x.max() - x.min()) / (127 if quantization.REDUCE_RANGE else 255)
-    rounding = step / 2 * float(weight.abs().sum(1).max()) + float(weight.abs().max()) / 254 * float(
-        x.abs().sum(1).max()
-    )
-    torch.testing.assert_close(few, x[:-1] @ weight.t(), atol=rounding, rtol=0)
+    atol = 0.4 if quantization.REDUCE_RANGE else 0.2  # with 7 bits, the rounding errors are twice as large
+    torch.testing.assert_close(few, x[:-1] @ weight.t(), atol=atol, rtol=0)
 
 
 @pytest.mark.parametrize("onednn", [False, True])
