@@ -29,9 +29,13 @@ class CompiledForward:
     def __call__(self, *args, **kwargs):
         if self.compiled and self.model.training:
             from torch._dynamo.exc import TorchDynamoException  # takes seconds to import
+            from torch._functorch import config
 
             try:
-                return self.compiled(self.model, *args, **kwargs)
+                # Compile the backward pass here as well, so that its failure is caught. Older torch cannot do this.
+                name = "force_non_lazy_backward_lowering"
+                with config.patch({name: True} if hasattr(config, name) else {}):
+                    return self.compiled(self.model, *args, **kwargs)
             except TorchDynamoException as error:
                 reason = next(filter(None, str(error).splitlines()), type(error).__name__)
                 logger.warning(

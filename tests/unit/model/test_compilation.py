@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 import torch
+from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.testing import CompileCounter
 
 from fairseq_resmlp.criterions.fused_cross_entropy import FusedLabelSmoothedCrossEntropyCriterion
@@ -85,11 +86,13 @@ def check_fallback(caplog):
     return message
 
 
-def test_training_continues_if_compilation_fails(monkeypatch, caplog):
+@pytest.mark.parametrize("failing", ["both", "backward"])
+def test_training_continues_if_compilation_fails(failing, monkeypatch, caplog):
     def fail(graph, inputs):
         raise RuntimeError("no\ncompiler")
 
-    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=fail))
+    backends = {"both": fail, "backward": aot_autograd(fw_compiler=lambda graph, inputs: graph, bw_compiler=fail)}
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backends[failing]))
     check_fallback(caplog)
 
 
