@@ -188,9 +188,9 @@ def runtimes(rounds=5):
         **{f"inference engine, {kind}": own_step(kind) for kind in ("float32", "int8")},
     }
     with tempfile.TemporaryDirectory() as directory:
-        if importlib.util.find_spec("onnx") and importlib.util.find_spec("onnxruntime"):
+        if installed("onnx", "onnxruntime"):
             runs |= onnx_runtime(step, Path(directory), threads)
-    if importlib.util.find_spec("openvino"):
+    if installed("openvino", "nncf"):
         runs |= openvino_runtime(step, threads)
     times = {name: {B: [] for B in BATCHES} for name in runs}
     with torch.inference_mode():
@@ -201,6 +201,14 @@ def runtimes(rounds=5):
                     time.sleep(0.1)  # the threads of the previous runtime go to sleep
                     times[name][B].append(milliseconds(lambda run=run, x=x: run(x), 7))
     return [{"": name, **{f"batch {B}": median(found[B]) for B in BATCHES}} for name, found in times.items()]
+
+
+def installed(*packages) -> bool:
+    """Return whether all packages are installed. Otherwise, print how to install them."""
+    missing = [package for package in packages if not importlib.util.find_spec(package)]
+    if missing:
+        print(f"runtimes: rows skipped (pip install {' '.join(missing)})", file=sys.stderr)
+    return not missing
 
 
 def bandwidth():
@@ -301,7 +309,8 @@ def as_matmul(model):
 
 
 def openvino_runtime(step, threads):
-    """Return steps of OpenVINO: float32, bfloat16 and, if nncf is installed, int8 weights."""
+    """Return steps of OpenVINO: float32, bfloat16 and int8 weights."""
+    import nncf
     import openvino
 
     model = openvino.convert_model(step, example_input=inputs(3))
@@ -315,12 +324,9 @@ def openvino_runtime(step, threads):
         return lambda x: request.infer([value.numpy() for value in x])
 
     runs = {"OpenVINO, float32": runner(), "OpenVINO, bfloat16": runner(INFERENCE_PRECISION_HINT="bf16")}
-    if importlib.util.find_spec("nncf"):
-        import nncf
-
-        model = nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_SYM)
-        runs["OpenVINO, int8 weights"] = runner()
-        runs["OpenVINO, int8 weights, dynamic quantization"] = runner(DYNAMIC_QUANTIZATION_GROUP_SIZE=512)
+    model = nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_SYM)
+    runs["OpenVINO, int8 weights"] = runner()
+    runs["OpenVINO, int8 weights, dynamic quantization"] = runner(DYNAMIC_QUANTIZATION_GROUP_SIZE=512)
     return runs
 
 

@@ -6,18 +6,20 @@
 #
 #   DIR   directory for the JSON files (default: docs/measured)
 #
-# It takes about an hour on two cores, which should be idle otherwise. The measurements with trained models need the
+# It takes about 40 minutes on two cores, which should be idle otherwise. The measurements with trained models need the
 # model of scripts/reproduce.sh multi30k.en-de in runs/multi30k.en-de, and are skipped without it. They also include, if
-# it exists there, each of resmlp_small.int8.shortlist, transformer-pre-norm, transformer.ct2 and
-# transformer.ct2.shortlist (docs/performance.md, "Words per second and BLEU").
+# it exists there, each of resmlp_small.int8.shortlist, transformer-pre-norm, transformer.ct2, transformer.ct2.shortlist
+# and newstest2013.en (docs/performance.md, "Words per second and BLEU").
 . "$(dirname -- "$0")/../environment.sh"
 if [ $# -gt 1 ] || [[ ${1-} == -* ]]; then fail "usage: $0 [DIR]"; fi
 out=$(realpath -m -- "${1:-"$(dirname -- "$0")/../../docs/measured"}")
 cd "$(dirname -- "$(realpath -- "$0")")/../.."
 mkdir -p "$out/alternatives"
 run() {
+    local start=$SECONDS
     printf '$ %s\n' "$*"
     "$@"
+    printf '(%d s)\n' $((SECONDS - start))
 }
 
 here=scripts/benchmark
@@ -34,12 +36,21 @@ for dtype in int8 float32; do
     [ -e $runs/resmlp_small.$dtype ] ||
         run fairseq-resmlp export $runs/resmlp_small $runs/resmlp_small.$dtype --dtype $dtype
 done
-compared=()
-[ ! -e $runs/resmlp_small.int8.shortlist ] || compared+=($runs/resmlp_small.int8.shortlist)
-for model in transformer.ct2{,.shortlist}; do [ ! -e $runs/$model ] || compared+=(--ctranslate2 $runs/$model); done
-for model in resmlp_small transformer-pre-norm; do [ ! -e $runs/$model ] || compared+=(--fairseq $runs/$model); done
-run fairseq-resmlp bench $runs/resmlp_small.int8 $runs/resmlp_small.float32 "${compared[@]}" \
-    --text $runs/raw/test2016.en --reference $runs/raw/test2016.de --json "$out/translation-speed.json"
+exported=($runs/resmlp_small.int8 $runs/resmlp_small.float32)
+transformer=() all=("${exported[@]}")
+[ ! -e $runs/transformer.ct2 ] || transformer=(--ctranslate2 $runs/transformer.ct2)
+[ ! -e $runs/resmlp_small.int8.shortlist ] || all+=($runs/resmlp_small.int8.shortlist)
+all+=("${transformer[@]}")
+[ ! -e $runs/transformer.ct2.shortlist ] || all+=(--ctranslate2 $runs/transformer.ct2.shortlist)
+for model in resmlp_small transformer-pre-norm; do [ ! -e $runs/$model ] || all+=(--fairseq $runs/$model); done
+run fairseq-resmlp bench "${all[@]}" --text $runs/raw/test2016.en --reference $runs/raw/test2016.de --repeats 2 \
+    --json "$out/translation-speed.json"
+head -n 5000 $runs/raw/train.en > $runs/first5000.en
+run fairseq-resmlp bench "${exported[@]}" "${transformer[@]}" --text $runs/first5000.en --repeats 1 \
+    --json "$out/translation-speed-5000.json"
+[ ! -e $runs/newstest2013.en ] ||
+    run fairseq-resmlp bench "${exported[@]}" "${transformer[@]}" --text $runs/newstest2013.en --repeats 1 \
+        --json "$out/translation-speed-news.json"
 run python $here/threads.py $runs/resmlp_small.int8 --text $runs/raw/test2016.en --data $runs/data-bin \
-    --spins 1000 --repeats 3 --limit 40 --out "$out/threads.json"
+    --updates 30 --spins 1000 --repeats 2 --limit 40 --out "$out/threads.json"
 run python $here/cold_start.py resmlp_small=$runs/resmlp_small.int8 --repeats 3 --out "$out/cold-start.json"
