@@ -20,6 +20,7 @@ as paths or glob patterns relative to the root of the repository:
     preparation FILE...    time and memory of data preparation, from measure_preparation.py
     promises FILE TEST...  guarantees that the given test files verify, from pytest --promises
     speed FILE             speed ratios, from benchmark/bench.py
+    loads FILE...          the same ratios on an idle and on a busy machine, from benchmark/bench.py
     breakdown FILE         where the time goes, from benchmark/bench.py
     measured FILE          timings of alternatives, from benchmark/alternatives.py
     kernels FILE           kernels of a training update, from benchmark/kernels.py
@@ -625,6 +626,15 @@ def speed(files) -> str:
     return table(head, rows) + notes + caption(f"{benchmark_tables.about(found)}.")
 
 
+def loads(files) -> str:
+    runs = [read_json(file) for file in files]
+    head, *rows = benchmark_tables.loads(runs)
+    machine, versions = runs[0]["machine"], runs[0]["versions"]
+    pairs = ", ".join(str(found["settings"]["pairs"]) for found in runs)
+    about = f"{pairs} pairs, {machine['cpu']} ({', '.join(machine['flags'])}), {machine['threads']} threads, torch "
+    return table(head, rows) + caption(f"{about}{versions['torch']}, {runs[0]['date'][:10]}.")
+
+
 def breakdown(files) -> str:
     head, *rows = benchmark_tables.breakdown(read_json(files[0]))
     return table(head, rows)
@@ -642,6 +652,7 @@ MAKE = {
     "preparation": preparation,
     "promises": promises,
     "speed": speed,
+    "loads": loads,
     "breakdown": breakdown,
     "measured": measured,
     "gpu": gpu,

@@ -26,6 +26,7 @@ from fairseq_resmlp.inference.model_format import SENTENCEPIECE, load_exported_m
 
 PLUGIN = str(Path(fairseq_resmlp.__file__).parent)
 BEAMS, BATCH = (4, 1), 64
+WARM_UP = 10  # lines
 PACKAGES = {"CTranslate2": "ctranslate2", "fairseq-interactive": "fairseq"}  # of each program
 CTRANSLATE2_TYPES = ("int8", "float32")
 SOURCE, OUTPUT = "{source}", "{output}"
@@ -119,7 +120,9 @@ def measure(
     repeats: int,
     log: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Time each system `repeats` times in turn, after a first round that is not timed.
+    """Time each system `repeats` times in turn.
+
+    Before that, each translates `WARM_UP` lines, so that its files are in memory, and a mistake is found early.
 
     Args:
         text, reference: paths of parallel files
@@ -144,16 +147,17 @@ def measure(
         {"model": x.name, "program": x.program, "dtype": x.dtype, "beam": x.beam, "seconds": []} for x in systems
     ]
     for turn in range(1 + repeats):
-        log(f"round {turn} of {repeats}{' (not timed)' if not turn else ''}")
+        log(f"round {turn} of {repeats}" if turn else f"warm-up with {WARM_UP} lines")
         for system, row in zip(systems, rows, strict=True):
-            seconds, memory, translation = _run(system, text, threads)
-            if turn:
-                row["seconds"].append(round(seconds, 3))
+            given = lines if turn else lines[:WARM_UP]
+            seconds, memory, translation = _run(system, given, threads)
+            if len(translation) != len(given):
+                raise InputError(f"{system.program}, {system.name}: {len(translation)} lines of {len(given)}")
+            if turn == 0:
                 continue
+            row["seconds"].append(round(seconds, 3))
             row["memory_mb"] = round(memory)
-            if len(translation) != len(lines):
-                raise InputError(f"{system.program}, {system.name}: {len(translation)} lines of {len(lines)}")
-            if references is not None:
+            if references is not None and turn == 1:
                 row["bleu"] = sacrebleu(translation, references, language)
     for row in rows:
         row["words_per_second"] = words / median(row["seconds"])
@@ -180,14 +184,15 @@ def table(found: dict[str, Any]) -> str:
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in [head, *rows])
 
 
-def _run(system: System, text: str, threads: int) -> tuple[float, float, Sequence[str]]:
+def _run(system: System, lines: Sequence[str], threads: int) -> tuple[float, float, Sequence[str]]:
     """Run a system once. Returns wall seconds, peak memory in MB, and the translation."""
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     with TemporaryDirectory() as temporary:
-        output, report, said, errors = (
-            os.path.join(temporary, name) for name in ("output", "report", "said", "errors")
+        source, output, report, said, errors = (
+            os.path.join(temporary, name) for name in ("source", "output", "report", "said", "errors")
         )
-        command = [{SOURCE: os.path.abspath(text), OUTPUT: output}.get(word, word) for word in system.command]
+        Path(source).write_text("".join(f"{line}\n" for line in lines), "utf-8")
+        command = [{SOURCE: source, OUTPUT: output}.get(word, word) for word in system.command]
         with open(said, "wb") as out, open(errors, "wb") as err:
             subprocess.run(
                 [sys.executable, "-c", MEASURE, report, sys.executable, *command],
@@ -203,8 +208,8 @@ def _run(system: System, text: str, threads: int) -> tuple[float, float, Sequenc
             raise InputError(f"{system.program} with {system.name} failed: {reason}")
         if system.program != "fairseq-interactive":
             return seconds, memory, read_text(output).lines
-        lines = [line[2:].split("\t", 2) for line in Path(said).read_text("utf-8").split("\n") if line.startswith("D-")]
-        return seconds, memory, [line for _, _, line in sorted(lines, key=lambda fields: int(fields[0]))]
+        found = [line[2:].split("\t", 2) for line in Path(said).read_text("utf-8").split("\n") if line.startswith("D-")]
+        return seconds, memory, [line for _, _, line in sorted(found, key=lambda fields: int(fields[0]))]
 
 
 def _reason(status: int, errors: str) -> str:

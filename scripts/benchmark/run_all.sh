@@ -8,8 +8,8 @@
 #
 # It takes about 40 minutes on two cores, which should be idle otherwise. The measurements with trained models need the
 # model of scripts/reproduce.sh multi30k.en-de in runs/multi30k.en-de, and are skipped without it. They also include, if
-# it exists there, each of resmlp_small.int8.shortlist, transformer-pre-norm, transformer.ct2, transformer.ct2.shortlist
-# and newstest2013.en (docs/performance.md, "Words per second and BLEU").
+# it exists there, each of resmlp_small.int8.shortlist, transformer-pre-norm, transformer.ct2, transformer.ct2.shortlist,
+# resmlp_base.int8 and newstest2013.en (docs/performance.md, "Words per second and BLEU").
 . "$(dirname -- "$0")/../environment.sh"
 if [ $# -gt 1 ] || [[ ${1-} == -* ]]; then fail "usage: $0 [DIR]"; fi
 out=$(realpath -m -- "${1:-"$(dirname -- "$0")/../../docs/measured"}")
@@ -53,4 +53,6 @@ run fairseq-resmlp bench "${exported[@]}" "${transformer[@]}" --text $runs/first
         --json "$out/translation-speed-news.json"
 run python $here/threads.py $runs/resmlp_small.int8 --text $runs/raw/test2016.en --data $runs/data-bin \
     --updates 30 --spins 1000 --repeats 2 --limit 40 --out "$out/threads.json"
-run python $here/cold_start.py resmlp_small=$runs/resmlp_small.int8 --repeats 3 --out "$out/cold-start.json"
+started=(resmlp_small=$runs/resmlp_small.int8)
+[ ! -e $runs/resmlp_base.int8 ] || started+=(resmlp_base=$runs/resmlp_base.int8)
+run python $here/cold_start.py "${started[@]}" --repeats 3 --out "$out/cold-start.json"

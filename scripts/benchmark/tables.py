@@ -29,6 +29,26 @@ def speed(found: dict[str, Any]) -> Table:
     return table
 
 
+def loads(runs: list[dict[str, Any]]) -> Table:
+    """Return a header and a row per ratio that all runs have, with a column per run: its load and waiting policy."""
+    table = [["measurement", *map(load, runs)]]
+    ratios = [{row["what"]: row["ratio"] for row in found["rows"]} for found in runs]
+    for what in ratios[0]:
+        if all(what in found for found in ratios):
+            cells = ("{median:.2f} ({min:.2f} to {max:.2f})".format(**found[what]) for found in ratios)
+            table.append([what, *cells])
+    return table
+
+
+def load(found: dict[str, Any]) -> str:
+    """Return the number of busy processes during a run, and how its threads waited for each other."""
+    count, waiting = found["settings"].get("neighbours", 0), found["waiting"]
+    place = f"beside {count} busy process{'es' * (count > 1)}" if count else "alone"
+    spins = waiting.get("GOMP_SPINCOUNT")
+    policy = waiting.get("OMP_WAIT_POLICY", f"{int(spins):,} spins" if spins else "default").lower()
+    return f"{place}, {policy}"
+
+
 def breakdown(found: dict[str, Any]) -> Table:
     """Return a header and a row per profiled run, with its multiply-adds and the shares of its time."""
     functions = list(found["breakdown"][0]["floor_fraction"]) if found["breakdown"] else []

@@ -306,6 +306,16 @@ def test_results_fill_the_tables(found, tmp_path, monkeypatch):
     assert tables.about(found) in " ".join(filled.split())
 
 
+def test_runs_on_an_idle_and_on_a_busy_machine_share_a_table(found):
+    busy = {**found, "rows": found["rows"][1:], "waiting": {"OMP_WAIT_POLICY": "PASSIVE"}}
+    busy["settings"] = {**found["settings"], "neighbours": 2}
+    head, *rows = tables.loads([{**found, "waiting": {"GOMP_SPINCOUNT": "1000"}}, busy])
+    assert head == ["measurement", "alone, 1,000 spins", "beside 2 busy processes, passive"]
+    assert [row[0] for row in rows] == [row["what"] for row in found["rows"][1:]]
+    ratio = found["rows"][1]["ratio"]
+    assert rows[0][1:] == [f"{ratio['median']:.2f} ({ratio['min']:.2f} to {ratio['max']:.2f})"] * 2
+
+
 def test_the_headline_table_finds_its_speed_measurements(found):
     update_tables = load_script(SCRIPTS / "update_tables.py")
     assert {update_tables.TIMED_AS_TRAINED, update_tables.TIMED_ALIKE} <= {row["what"] for row in found["rows"]}

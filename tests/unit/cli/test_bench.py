@@ -3,6 +3,7 @@
 import json
 import shutil
 from argparse import Namespace
+from dataclasses import replace
 
 import pytest
 import torch
@@ -52,7 +53,7 @@ def test_systems_take_turns_and_are_scored(text):
     rounds = []
     reference = write_lines(text.with_name("text.de"), LINES)
     found = measure([copying("a"), copying("b")], str(text), str(reference), "de", 1, 2, rounds.append)
-    assert rounds == ["round 0 of 2 (not timed)", "round 1 of 2", "round 2 of 2"]
+    assert rounds == ["warm-up with 10 lines", "round 1 of 2", "round 2 of 2"]
     for row in found["rows"]:
         assert row["bleu"] == pytest.approx(100)
         middle = sorted(row["seconds"])
@@ -61,6 +62,15 @@ def test_systems_take_turns_and_are_scored(text):
     faster, slower = sorted(found["rows"], key=lambda row: row["seconds"])
     faster["words_per_second"], slower["words_per_second"] = 1234.4, 5.0
     assert [line.split()[4] for line in table(found).splitlines()[1:]] == ["1,234", "5"]
+
+
+def test_the_whole_text_is_timed_after_a_warm_up_with_its_first_lines(tmp_path):
+    text, log = write_lines(tmp_path / "text.en", [f"line {i}" for i in range(12)]), tmp_path / "log"
+    system = copying("a")
+    code = system.command[1] + f"; open({str(log)!r}, 'a').write(str(len(open(sys.argv[1]).readlines())) + ' ')"
+    logging = replace(system, command=["-c", code, *system.command[2:]])
+    (row,) = measure([logging], str(text), None, "de", 1, 2, print)["rows"]
+    assert log.read_text() == "10 12 12 " and len(row["seconds"]) == 2
 
 
 def test_a_system_that_fails_or_loses_lines_is_named(text):
