@@ -20,7 +20,8 @@ as paths or glob patterns relative to the root of the repository:
     preparation FILE...    time and memory of data preparation, from measure_preparation.py
     promises FILE TEST...  guarantees that the given test files verify, from pytest --promises
     speed FILE             speed ratios, from benchmark/bench.py
-    loads FILE...          the same ratios on an idle and on a busy machine, from benchmark/bench.py
+    loads FILE...          speed ratios on an idle and on a busy machine, from benchmark/bench.py
+    cpus FILE...           speed ratios on several CPUs, from benchmark/bench.py
     breakdown FILE         where the time goes, from benchmark/bench.py
     measured FILE          timings of alternatives, from benchmark/alternatives.py
     kernels FILE           kernels of a training update, from benchmark/kernels.py
@@ -627,12 +628,16 @@ def speed(files) -> str:
 
 
 def loads(files) -> str:
-    runs = [read_json(file) for file in files]
-    head, *rows = benchmark_tables.loads(runs)
-    machine, versions = runs[0]["machine"], runs[0]["versions"]
-    pairs = ", ".join(str(found["settings"]["pairs"]) for found in runs)
-    about = f"{pairs} pairs, {machine['cpu']} ({', '.join(machine['flags'])}), {machine['threads']} threads, torch "
-    return table(head, rows) + caption(f"{about}{versions['torch']}, {runs[0]['date'][:10]}.")
+    return side_by_side([read_json(file) for file in files], benchmark_tables.load)
+
+
+def cpus(files) -> str:
+    return side_by_side([read_json(file) for file in files], benchmark_tables.cpu)
+
+
+def side_by_side(runs, label) -> str:
+    head, *rows = benchmark_tables.side_by_side(runs, label)
+    return table(head, rows) + caption("; ".join(benchmark_tables.about(found) for found in runs) + ".")
 
 
 def breakdown(files) -> str:
@@ -653,6 +658,7 @@ MAKE = {
     "promises": promises,
     "speed": speed,
     "loads": loads,
+    "cpus": cpus,
     "breakdown": breakdown,
     "measured": measured,
     "gpu": gpu,

@@ -6,7 +6,7 @@
 #
 #   DIR   directory for the JSON files (default: docs/measured)
 #
-# It takes about 40 minutes on two cores, which should be idle otherwise. The measurements with trained models need the
+# It takes about 50 minutes on two cores, which should be idle otherwise. The measurements with trained models need the
 # model of scripts/reproduce.sh multi30k.en-de in runs/multi30k.en-de, and are skipped without it. They also include, if
 # it exists there, each of resmlp_small.int8.shortlist, transformer-pre-norm, transformer.ct2, transformer.ct2.shortlist,
 # resmlp_base.int8 and newstest2013.en (docs/performance.md, "Words per second and BLEU").
@@ -25,7 +25,8 @@ run() {
 here=scripts/benchmark
 run python $here/bench.py --pairs 3 --out "$out/speed.json"
 run python $here/growth.py --out "$out/growth.json"
-run python $here/alternatives.py "$out/alternatives"
+# ONNX Runtime and OpenVINO have threads of their own, which environment.sh does not change.
+run env -u GOMP_SPINCOUNT python $here/alternatives.py "$out/alternatives"
 
 runs=runs/multi30k.en-de
 if ! compgen -G "$runs/resmlp_small/average*.pt" > /dev/null; then
@@ -36,23 +37,24 @@ for dtype in int8 float32; do
     [ -e $runs/resmlp_small.$dtype ] ||
         run fairseq-resmlp export $runs/resmlp_small $runs/resmlp_small.$dtype --dtype $dtype
 done
-exported=($runs/resmlp_small.int8 $runs/resmlp_small.float32)
-transformer=() all=("${exported[@]}")
-[ ! -e $runs/transformer.ct2 ] || transformer=(--ctranslate2 $runs/transformer.ct2)
-[ ! -e $runs/resmlp_small.int8.shortlist ] || all+=($runs/resmlp_small.int8.shortlist)
-all+=("${transformer[@]}")
-[ ! -e $runs/transformer.ct2.shortlist ] || all+=(--ctranslate2 $runs/transformer.ct2.shortlist)
-for model in resmlp_small transformer-pre-norm; do [ ! -e $runs/$model ] || all+=(--fairseq $runs/$model); done
-run fairseq-resmlp bench "${all[@]}" --text $runs/raw/test2016.en --reference $runs/raw/test2016.de --repeats 2 \
-    --json "$out/translation-speed.json"
-head -n 5000 $runs/raw/train.en > $runs/first5000.en
-run fairseq-resmlp bench "${exported[@]}" "${transformer[@]}" --text $runs/first5000.en --repeats 1 \
-    --json "$out/translation-speed-5000.json"
-[ ! -e $runs/newstest2013.en ] ||
-    run fairseq-resmlp bench "${exported[@]}" "${transformer[@]}" --text $runs/newstest2013.en --repeats 1 \
-        --json "$out/translation-speed-news.json"
 run python $here/threads.py $runs/resmlp_small.int8 --text $runs/raw/test2016.en --data $runs/data-bin \
     --updates 30 --spins 1000 --repeats 2 --limit 40 --out "$out/threads.json"
-started=(resmlp_small=$runs/resmlp_small.int8)
-[ ! -e $runs/resmlp_base.int8 ] || started+=(resmlp_base=$runs/resmlp_base.int8)
-run python $here/cold_start.py "${started[@]}" --repeats 3 --out "$out/cold-start.json"
+
+cd $runs # tables have the paths as names
+exported=(resmlp_small.int8 resmlp_small.float32)
+transformer=() all=("${exported[@]}") started=(resmlp_small=resmlp_small.int8)
+[ ! -e transformer.ct2 ] || transformer=(--ctranslate2 transformer.ct2)
+[ ! -e resmlp_small.int8.shortlist ] || all+=(resmlp_small.int8.shortlist)
+all+=("${transformer[@]}")
+[ ! -e transformer.ct2.shortlist ] || all+=(--ctranslate2 transformer.ct2.shortlist)
+for model in resmlp_small transformer-pre-norm; do [ ! -e $model ] || all+=(--fairseq $model); done
+run fairseq-resmlp bench "${all[@]}" --text raw/test2016.en --reference raw/test2016.de --repeats 2 \
+    --json "$out/translation-speed.json"
+head -n 5000 raw/train.en > first5000.en
+run fairseq-resmlp bench "${exported[@]}" "${transformer[@]}" --text first5000.en --repeats 1 \
+    --json "$out/translation-speed-5000.json"
+[ ! -e newstest2013.en ] ||
+    run fairseq-resmlp bench "${exported[@]}" "${transformer[@]}" --text newstest2013.en --repeats 1 \
+        --json "$out/translation-speed-news.json"
+[ ! -e resmlp_base.int8 ] || started+=(resmlp_base=resmlp_base.int8)
+run python ../../$here/cold_start.py "${started[@]}" --repeats 3 --out "$out/cold-start.json"

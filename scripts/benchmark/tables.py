@@ -4,6 +4,9 @@ scripts/update_tables.py loads this file, so it imports neither fairseq nor torc
 """
 
 import math
+from collections import Counter
+from collections.abc import Callable
+from itertools import chain
 from statistics import median
 from typing import Any
 
@@ -29,15 +32,16 @@ def speed(found: dict[str, Any]) -> Table:
     return table
 
 
-def loads(runs: list[dict[str, Any]]) -> Table:
-    """Return a header and a row per ratio that all runs have, with a column per run: its load and waiting policy."""
-    table = [["measurement", *map(load, runs)]]
+def side_by_side(runs: list[dict[str, Any]], label: Callable[[dict[str, Any]], str]) -> Table:
+    """Return a header with the label of each run, and a row per ratio that at least two runs have."""
     ratios = [{row["what"]: row["ratio"] for row in found["rows"]} for found in runs]
-    for what in ratios[0]:
-        if all(what in found for found in ratios):
-            cells = ("{median:.2f} ({min:.2f} to {max:.2f})".format(**found[what]) for found in ratios)
-            table.append([what, *cells])
-    return table
+
+    def cell(ratio: dict[str, float] | None) -> str:
+        return "{median:.2f} ({min:.2f} to {max:.2f})".format(**ratio) if ratio else "–"
+
+    shared = [what for what, count in Counter(chain(*ratios)).items() if count > 1]
+    rows = [[what, *(cell(found.get(what)) for found in ratios)] for what in shared]
+    return [["measurement", *map(label, runs)], *rows]
 
 
 def load(found: dict[str, Any]) -> str:
@@ -47,6 +51,12 @@ def load(found: dict[str, Any]) -> str:
     spins = waiting.get("GOMP_SPINCOUNT")
     policy = waiting.get("OMP_WAIT_POLICY", f"{int(spins):,} spins" if spins else "default").lower()
     return f"{place}, {policy}"
+
+
+def cpu(found: dict[str, Any]) -> str:
+    """Return the CPU of a run with its newest vector instructions, and the version of the package."""
+    machine = found["machine"]
+    return f"{machine['cpu']} with {machine['flags'][-1]}, version {found['versions']['fairseq-resmlp']}"
 
 
 def breakdown(found: dict[str, Any]) -> Table:

@@ -307,13 +307,16 @@ def test_results_fill_the_tables(found, tmp_path, monkeypatch):
 
 
 def test_runs_on_an_idle_and_on_a_busy_machine_share_a_table(found):
-    busy = {**found, "rows": found["rows"][1:], "waiting": {"OMP_WAIT_POLICY": "PASSIVE"}}
+    alone = {**found, "waiting": {"GOMP_SPINCOUNT": "1000"}}
+    busy = {**found, "rows": found["rows"][1:3], "waiting": {"OMP_WAIT_POLICY": "PASSIVE"}}
     busy["settings"] = {**found["settings"], "neighbours": 2}
-    head, *rows = tables.loads([{**found, "waiting": {"GOMP_SPINCOUNT": "1000"}}, busy])
-    assert head == ["measurement", "alone, 1,000 spins", "beside 2 busy processes, passive"]
-    assert [row[0] for row in rows] == [row["what"] for row in found["rows"][1:]]
-    ratio = found["rows"][1]["ratio"]
-    assert rows[0][1:] == [f"{ratio['median']:.2f} ({ratio['min']:.2f} to {ratio['max']:.2f})"] * 2
+    fewer = {**busy, "rows": found["rows"][1:2]}
+    head, first, second = tables.side_by_side([alone, busy, fewer], tables.load)
+    passive = "beside 2 busy processes, passive"
+    assert head == ["measurement", "alone, 1,000 spins", passive, passive]
+    _, *ratios = ("{median:.2f} ({min:.2f} to {max:.2f})".format(**row["ratio"]) for row in found["rows"][:3])
+    assert first == [found["rows"][1]["what"], ratios[0], ratios[0], ratios[0]]
+    assert second == [found["rows"][2]["what"], ratios[1], ratios[1], "–"]
 
 
 def test_the_headline_table_finds_its_speed_measurements(found):
