@@ -604,8 +604,9 @@ def bench(files) -> str:
     ]
     head = ["model", "program", "type", "beam", "words per second", "range", "sacreBLEU", "peak memory (MB)"]
     versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items() if name != "python")
+    runs = "one run" if settings["repeats"] == 1 else f"median of {settings['repeats']} runs"
     return table(head, rows) + caption(
-        f"{settings['lines']:,} lines with {settings['words']:,} words, median of {settings['repeats']} runs, batches "
+        f"{settings['lines']:,} lines with {settings['words']:,} words, {runs}, batches "
         f"of {settings['batch']} sentences, {settings['threads']} thread(s). {machine['cpu']} "
         f"({', '.join(machine['flags'])}), {versions}, {found['date'][:10]}."
     )
