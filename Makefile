@@ -46,7 +46,7 @@ reliability: ## measure the figures of docs/reliability.md
 		tests/fairseq_cli/test_fairseq_commands.py tests/unit/fairseq_patches/test_divergence.py tests/unit/model/test_registration.py
 	$(MAKE) tables
 
-bench: ## measure the speed of this machine for docs/performance.md (about an hour)
+bench: ## measure the speed of this machine for docs/performance.md (50 minutes)
 	$(INSTALL)bench
 	@PATH="$(CURDIR)/$(BIN):$$PATH" scripts/benchmark/run_all.sh
 	$(MAKE) results

@@ -600,7 +600,7 @@ def main(out: str | None, only: str | None, threads: int | None, without_ctransl
     """Compare speed and memory with fairseq's Transformer of the same dimensions, and with CTranslate2.
 
     The two sides of a row are timed alternately (A B A B), and the result is the median ratio of these pairs. The
-    models have random weights, and only the loading part reads data. The whole benchmark takes about twenty minutes on
+    models have random weights, and only the loading part reads data. The whole benchmark takes about half an hour on
     two cores.
     """
     settings = Settings(threads=threads or available_cores(), **options)

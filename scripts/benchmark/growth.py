@@ -88,7 +88,7 @@ def measure(settings: Settings) -> list[dict[str, Any]]:
 @click.option("--layers", default=6, show_default=True, help="Number of layers in each of encoder and decoder.")
 @click.option("--heads", default=8, show_default=True, help="Number of attention heads.")
 def main(out: str, threads: int | None, **options: Any) -> None:
-    """Measure how the time per token grows, compared with CTranslate2. It takes about six minutes on two cores."""
+    """Measure how the time per token grows, compared with CTranslate2. It takes about eight minutes on two cores."""
     settings = Settings(threads=threads or available_cores(), pause=0.2, **options)
     systems.import_ctranslate2()  # fail before minutes of measurements
     rows = measure(settings)
