@@ -103,7 +103,8 @@ for seed in "${seeds[@]}"; do
 done
 wait
 status=0
-python "$root/scripts/compare_runs.py" "$results" --test "$(test_sets | head -n 1)" --rows "${rows[@]}" \
+read -r test < <(test_sets)
+python "$root/scripts/compare_runs.py" "$results" --test "$test" --rows "${rows[@]}" \
     ${baseline:+--baseline "$baseline"} || status=$?
 [ ! -e "$results/failed" ] || fail "$(wc -l < "$results/failed") of the runs failed: see $results/failed"
 exit "$status"

@@ -26,7 +26,8 @@ fi
 
 model=$out/$arch
 exported=$model/exported
-test=$out/raw/$(test_sets | head -n 1).$source
+read -r test < <(test_sets)
+test=$out/raw/$test.$source
 step "$corpus, $arch: done. Checkpoints, logs, translations and scores are in $model. Next:"
 next() { printf '%s\n' "$(printf ' %q' "$@" | cut -c2-)"; }
 [ -z "$activate" ] || echo "$activate"

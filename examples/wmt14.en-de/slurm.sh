@@ -20,7 +20,7 @@
 set -euo pipefail
 export PATH=$PWD/.venv/bin:$PATH
 
-first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+read -r first < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 # Two jobs on the same machine must not use the same port.
 port=$((20000 + SLURM_JOB_ID % 10000))
 # Some clusters set the first, others only the second, as in "8" or "a100:8".

@@ -90,7 +90,8 @@ def test_a_process_is_started_for_each_gpu(train):
 
 def test_the_slurm_script_starts_torchrun_once_on_each_machine(tmp_path):
     bin = tmp_path / "bin"
-    stand_in(bin / "scontrol", "echo a1; echo a2")
+    # It prints more than a pipe holds, so that it is still printing when the script has read the first line.
+    stand_in(bin / "scontrol", "echo a1; seq -f a%g 2 20000")
     stand_in(bin / "srun", 'echo "srun $*"; while [[ $1 == --* ]]; do shift 2; done; "$@"; "$@"')
     stand_in(bin / "torchrun", 'echo "torchrun $*"')
     env = {
