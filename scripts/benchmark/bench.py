@@ -47,9 +47,10 @@ LENGTH = 30  # tokens of a source or a hypothesis, including the end-of-sentence
 GROWTH_SHAPES = ((64, 32), (8, 256))
 PRECISION = {"float32": "fp32", "bfloat16": "bf16"}  # fairseq's names
 MEMORY_STEPS = 3
+FIRST_CALL = 2  # a first call takes at most this many times as long as the next ones, if they are not short
 SAME_PRODUCTS = ", torch.nn.functional.linear on both sides"
 SAME_CRITERION = " on both sides"
-LOADING_INTERVALS, LOADING_INTERVAL = 6, 10  # number and length of the log intervals; the first one is a warm-up
+LOADING_INTERVALS, LOADING_INTERVAL = 4, 10  # number and length of the log intervals; the first one is a warm-up
 LONGEST = 7200  # seconds after which busy neighbours end by themselves
 MINUTES = {"train": 5, "generate": 3, "fast": 3, "memory": 1, "growth": 3, "loading": 2, "profile": 4}  # on two cores
 
@@ -119,23 +120,26 @@ def time_alternately(runs: Mapping[str, Callable[[], object]], settings: Setting
     threads of the previous one go to sleep: OpenMP threads spin while they wait for work, and one process can contain
     several OpenMP libraries.
     """
+
+    def timed(run: Callable[[], object], calls: int) -> float:
+        settings.wait()
+        time.sleep(settings.pause)
+        start = time.perf_counter()
+        for _ in range(calls):
+            run()
+        settings.wait()
+        return (time.perf_counter() - start) / calls
+
+    calls: dict[str, int] = {}
+    for name, run in runs.items():
+        first = timed(run, 1)
+        # Later calls are faster, but not by this much: a second one would not change the number of calls.
+        estimate = first if first > FIRST_CALL * settings.shortest else timed(run, 1)
+        calls[name] = max(1, math.ceil(settings.shortest / estimate))
     seconds: dict[str, list[float]] = {name: [] for name in runs}
-    repeats: dict[str, int] = {}
-    for turn in range(1 + settings.pairs):
+    for _ in range(settings.pairs):
         for name, run in runs.items():
-            if turn == 0:
-                run()
-            settings.wait()
-            time.sleep(settings.pause)
-            start = time.perf_counter()
-            for _ in range(repeats.get(name, 1)):
-                run()
-            settings.wait()
-            elapsed = (time.perf_counter() - start) / repeats.get(name, 1)
-            if turn == 0:
-                repeats[name] = max(1, math.ceil(settings.shortest / elapsed))
-            else:
-                seconds[name].append(elapsed)
+            seconds[name].append(timed(run, calls[name]))
     return seconds
 
 

@@ -139,7 +139,7 @@ def _seconds(shape: MatrixProduct, multiply: Callable, settings: Settings, budge
     return min(times)
 
 
-def profile_run(run: Callable[[], object], settings: Settings, times: int = 3) -> dict[str, Any]:
+def profile_run(run: Callable[[], object], settings: Settings, times: int = 2) -> dict[str, Any]:
     """Return the milliseconds of one `run` in matrix products, in other operators and in neither (mean of `times`).
 
     The last one is Python, dispatch and autograd. The profiler takes time itself, most of it there. `unprofiled_ms` is

@@ -50,9 +50,6 @@ all+=("${transformer[@]}")
 for model in resmlp_small transformer-pre-norm; do [ ! -e $model ] || all+=(--fairseq $model); done
 run fairseq-resmlp bench "${all[@]}" --text raw/test2016.en --reference raw/test2016.de --repeats 2 \
     --json "$out/translation-speed.json"
-head -n 5000 raw/train.en > first5000.en
-run fairseq-resmlp bench "${exported[@]}" "${transformer[@]}" --text first5000.en --repeats 1 \
-    --json "$out/translation-speed-5000.json"
 [ ! -e newstest2013.en ] ||
     run fairseq-resmlp bench "${exported[@]}" "${transformer[@]}" --text newstest2013.en --repeats 1 \
         --json "$out/translation-speed-news.json"

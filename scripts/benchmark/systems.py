@@ -54,7 +54,7 @@ class Settings:
     """
 
     pairs: int = 5
-    pause: float = 0.5
+    pause: float = 0.25
     shortest: float = 1.0
     threads: int = 1
     device: str = "cpu"

@@ -223,6 +223,21 @@ def test_another_number_of_tokens_is_an_error():
         bench.with_length_check({"slow": lambda: 29}, 30)["slow"]()
 
 
+def test_the_sides_take_turns_and_only_short_calls_are_repeated(monkeypatch):
+    clock, called = [0.0], []
+
+    def call(name, seconds):
+        called.append(name)
+        clock[0] += seconds
+
+    monkeypatch.setattr(bench.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(bench.time, "sleep", lambda seconds: None)
+    runs = {"long": lambda: call("long", 5.0), "short": lambda: call("short", 0.25)}
+    seconds = bench.time_alternately(runs, dataclasses.replace(SMALL, pairs=2, shortest=1.0))
+    assert called == ["long", *["short"] * 2] + 2 * ["long", *["short"] * 4]
+    assert seconds == {"long": [5.0, 5.0], "short": [0.25, 0.25]}
+
+
 def test_resmlp_options_apply_to_the_timed_model():
     settings = dataclasses.replace(SMALL, resmlp="--token-mixing toeplitz --mixing-heads 4")
     for model in (
