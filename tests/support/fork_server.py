@@ -7,6 +7,7 @@ error. The response is the exit status. The plugin is not imported here: the com
 """
 
 import array
+import atexit
 import json
 import logging
 import os
@@ -16,8 +17,24 @@ import signal
 import socket
 import sys
 
-import fairseq  # noqa: F401
-import torch._dynamo  # noqa: F401  imported by every optimizer, which takes seconds
+status = 1  # of a fork: that of an exception, unless run_script changes it
+
+
+@atexit.register  # before any other handler, so it is called last
+def exit_at_once():
+    """Skip the destruction of all objects. It would copy the memory of the server, which takes a second."""
+    try:
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                stream.flush()
+    except (OSError, ValueError):  # Python reports it, with its own exit status
+        return
+    if status is not None:
+        os._exit(status)
+
+
+import fairseq  # noqa: E402, F401
+import torch._dynamo  # noqa: E402, F401  imported by every optimizer, which takes seconds
 
 
 def handle(connection):
@@ -65,9 +82,23 @@ def serve(path):
             connection.close()
 
 
+def run_script():
+    """Run the script of `sys.argv` as the interpreter does, and keep its exit status."""
+    global status
+    try:
+        runpy.run_path(sys.argv[0], run_name="__main__")
+        status = 0
+    except SystemExit as error:
+        status = 0 if error.code is None else error.code & 0xFF if isinstance(error.code, int) else 1
+        raise
+    except KeyboardInterrupt:  # Python ends itself with a signal
+        status = None
+        raise
+
+
 sys.argv = serve(sys.argv[1])
-# The fork continues as the interpreter of the script and exits normally, so exit handlers run.
 if os.path.basename(sys.argv[0]) == "fairseq-train":  # the only command that configures logging before fairseq does
     logging.root.handlers.clear()
 sys.path[0] = os.path.dirname(sys.argv[0])
-runpy.run_path(sys.argv[0], run_name="__main__")
+# The fork continues as the interpreter of the script. It prints exceptions and calls the exit handlers.
+run_script()

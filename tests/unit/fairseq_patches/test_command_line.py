@@ -1,7 +1,6 @@
 """Patches of fairseq's command line: options, errors and warnings."""
 
 import os
-import subprocess
 import sys
 from argparse import Namespace
 
@@ -22,11 +21,14 @@ from fairseq_resmlp.common.errors import InputError
 from fairseq_resmlp.fairseq_patches import option_checks
 from support.commands import run, train_options
 from support.models import make_model, make_task
-from support.paths import PLUGIN, ROOT
+from support.paths import PLUGIN
 
 
-def run_python(*arguments, **kwargs):
-    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, **kwargs)
+def run_program(path, code):
+    """Write a Python program and run it."""
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(code, encoding="utf-8")
+    return run("python", path, check=False)
 
 
 def test_help_lists_the_options_of_the_architecture_with_their_defaults():
@@ -35,29 +37,26 @@ def test_help_lists_the_options_of_the_architecture_with_their_defaults():
     assert "number of encoder layers (default: 6; 12 in resmlp_base_12, resmlp_wmt_en_de_12" in text
 
 
-def test_an_input_error_is_printed_in_one_line():
+def test_an_input_error_is_printed_in_one_line(tmp_path):
     code = "import fairseq, fairseq_resmlp.common.errors; raise fairseq_resmlp.common.errors.InputError('invalid')"
-    done = run_python("-c", code, cwd=ROOT)
+    done = run_program(tmp_path / "program.py", code)
     assert done.returncode == 1
     assert done.stderr == "error: invalid\n"
 
 
 @pytest.mark.parametrize("error", ["ValueError('a bug')", "FileNotFoundError(2, 'No such file', 'mine.json')"])
-def test_other_errors_keep_their_traceback(error):
-    done = run_python("-c", f"import fairseq, fairseq_resmlp; raise {error}", cwd=ROOT)
+def test_other_errors_keep_their_traceback(tmp_path, error):
+    done = run_program(tmp_path / "program.py", f"import fairseq, fairseq_resmlp; raise {error}")
     assert "Traceback" in done.stderr
 
 
 @pytest.mark.parametrize("program", ["fairseq-train", "fairseq_cli/train.py"])
 def test_fairseq_commands_report_a_missing_file_in_one_line(tmp_path, program):
-    (tmp_path / program).parent.mkdir(exist_ok=True)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     for statement, message in (
         ("open('absent')", "[Errno 2] No such file or directory: 'absent'"),
         ("raise BrokenPipeError", "BrokenPipeError"),
     ):
-        (tmp_path / program).write_text(f"import fairseq, fairseq_resmlp\n{statement}")
-        done = run_python(tmp_path / program, env=environment)
+        done = run_program(tmp_path / program, f"import fairseq, fairseq_resmlp\n{statement}")
         assert (done.returncode, done.stderr) == (1, f"error: {message}\n")
 
 
