@@ -349,7 +349,11 @@ def documented_commands(page, name):
 
 @pytest.mark.parametrize(
     ("page", "arch"),
-    [("README.md", "resmlp_small"), ("docs/quickstart.md", "resmlp_tiny"), ("docs/training.md", "resmlp_base")],
+    [
+        ("README.md", "resmlp_small"),
+        ("docs/quickstart.md", "resmlp_tiny"),
+        pytest.param("docs/training.md", "resmlp_base", marks=pytest.mark.slow),
+    ],
 )
 def test_the_documented_commands_run(toy, tmp_path, page, arch):
     train = documented_commands(page, "fairseq-train")[0]

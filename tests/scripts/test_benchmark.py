@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import multiprocessing.dummy
 import os
 import re
 import shutil
@@ -10,6 +11,7 @@ import time
 from functools import partial
 from pathlib import Path
 from statistics import median
+from types import SimpleNamespace
 
 import growth
 import pytest
@@ -43,8 +45,10 @@ def found(tmp_path_factory):
     """Results of all parts except those that need ctranslate2 or data."""
     out = tmp_path_factory.mktemp("bench") / "speed.json"
     words = ["--out", str(out), *SIZES, "--data", "nowhere", "--without-ctranslate2"]
-    with pytest.MonkeyPatch.context() as patch:  # short sentences, without pauses and repetitions
+    with pytest.MonkeyPatch.context() as patch:  # short sentences, without pauses, repetitions and new processes
         patch.setattr(bench, "LENGTH", 5)
+        patch.setattr(bench, "multiprocessing", SimpleNamespace(get_context=lambda method: multiprocessing.dummy))
+        patch.setattr(bench, "peak_memory", lambda arch, criterion, *rest: 1e6 + len(arch))
         patch.setattr(bench, "Settings", partial(systems.Settings, pause=0, shortest=0))
         patch.setattr(sys, "argv", ["scripts/benchmark/bench.py", *words])
         done = CliRunner().invoke(bench.main, words, catch_exceptions=False)
@@ -292,6 +296,13 @@ def test_a_missing_ctranslate2_is_an_error_unless_its_rows_are_skipped(monkeypat
     monkeypatch.setitem(sys.modules, "ctranslate2", None)
     with pytest.raises(InputError, match=r"pip install -e '\.\[bench\]'.* --without-ctranslate2"):
         bench.measure(SMALL, ["fast"])
+
+
+@pytest.mark.slow
+def test_peak_memory_grows_with_the_model():
+    (small,), (large,) = (bench.measure_memory(dataclasses.replace(SMALL, hidden=hidden), []) for hidden in (32, 4096))
+    for name in ("resmlp", "transformer"):
+        assert 0 < small["measured"][name][0] < large["measured"][name][0]
 
 
 def test_an_unknown_part_is_an_error():

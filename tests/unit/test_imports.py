@@ -27,6 +27,19 @@ except ImportError:
 import fairseq
 """
 
+MORE_IMPORTS = [
+    "import fairseq_resmlp; from fairseq_cli.train import cli_main",
+    "import fairseq_resmlp.resmlp",
+    "import fairseq_resmlp.modules.linear",
+    "import fairseq_resmlp.checkpoints.safe_loading",
+    "import fairseq_resmlp.fairseq_patches.data",
+    "import fairseq_resmlp.vision.task",
+    "import fairseq_resmlp.model.config",
+    "import fairseq_resmlp.criterions.distillation",
+    "import fairseq_resmlp, importlib; importlib.reload(fairseq_resmlp); import fairseq",
+    "import fairseq_resmlp, fairseq, importlib; importlib.reload(fairseq); importlib.reload(fairseq_resmlp)",
+]
+
 CHECK_REGISTERED = """
 import logging, sys
 root = logging.getLogger()
@@ -73,19 +86,10 @@ def test_importing_the_package_loads_neither_torch_nor_fairseq():
     [
         "import fairseq_resmlp, fairseq",
         "import fairseq, fairseq_resmlp",
-        "import fairseq_resmlp; from fairseq_cli.train import cli_main",
         "from fairseq_resmlp import ResMLPModel",
-        "import fairseq_resmlp.resmlp",
-        "import fairseq_resmlp.modules.linear",
-        "import fairseq_resmlp.checkpoints.safe_loading",
-        "import fairseq_resmlp.fairseq_patches.data",
-        "import fairseq_resmlp.vision.task",
-        "import fairseq_resmlp.model.config",
-        "import fairseq_resmlp.criterions.distillation",
         "import fairseq_resmlp.inference, importlib.util; assert importlib.util.find_spec('fairseq'); import fairseq",
-        "import fairseq_resmlp, importlib; importlib.reload(fairseq_resmlp); import fairseq",
-        "import fairseq_resmlp, fairseq, importlib; importlib.reload(fairseq); importlib.reload(fairseq_resmlp)",
         FAIL_ONCE,
+        *(pytest.param(statements, marks=pytest.mark.slow) for statements in MORE_IMPORTS),
     ],
 )
 def test_the_plugin_is_registered_in_any_order_of_imports_and_leaves_logging_unchanged(statements):
