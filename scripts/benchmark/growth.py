@@ -98,7 +98,7 @@ def time_point(point: dict[str, Any], processes: dict[str, Pool], settings: Sett
 @click.option("--layers", default=6, show_default=True, help="Number of layers in each of encoder and decoder.")
 @click.option("--heads", default=8, show_default=True, help="Number of attention heads.")
 def main(out: str, threads: int | None, **options: Any) -> None:
-    """Measure how the time per token grows, compared with CTranslate2. It takes about six minutes on two cores."""
+    """Measure how the time per token grows, compared with CTranslate2. It takes about eight minutes on two cores."""
     settings = Settings(threads=threads or available_cores(), **options)
     systems.import_ctranslate2()  # fail before minutes of measurements
     rows = measure(settings)

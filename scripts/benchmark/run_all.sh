@@ -24,7 +24,7 @@ run() {
 
 here=scripts/benchmark
 run python $here/bench.py --pairs 3 --out "$out/speed.json"
-run python $here/growth.py --out "$out/growth.json"
+run python $here/growth.py --pairs 2 --out "$out/growth.json"
 # ONNX Runtime and OpenVINO have threads of their own, which environment.sh does not change.
 run env -u GOMP_SPINCOUNT python $here/alternatives.py "$out/alternatives"
 
