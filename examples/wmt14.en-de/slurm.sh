@@ -20,6 +20,7 @@
 set -euo pipefail
 export PATH=$PWD/.venv/bin:$PATH
 
+# Not with head, which would end scontrol, and with it this script.
 read -r first < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 # Two jobs on the same machine must not use the same port.
 port=$((20000 + SLURM_JOB_ID % 10000))
